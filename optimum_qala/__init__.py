@@ -1,0 +1,53 @@
+"""optimum-qala: length-adaptive int8 MiniLM for question answering, with a budget chosen per call.
+
+Importing the package registers QuaLA-MiniLM with transformers' Auto classes and does nothing else. The model, its
+configuration and `LengthConfig` load at once; everything else, with its dependencies, when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
+from optimum_qala.models.length_config import LengthConfig
+from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering, QuaLAMiniLMModel
+from optimum_qala.registration import register_auto_classes
+from optimum_qala.version import __version__
+
+
+# Public name -> module that defines it, loaded when the name is first used.
+_LAZY = {
+    "OVQuaLAConfig": "optimum_qala.quantization.configuration",
+    "OVQuaLAMiniLMForQuestionAnswering": "optimum_qala.inference.openvino",
+    "OVQuaLAQuantizer": "optimum_qala.quantization.openvino",
+    "QuaLATrainer": "optimum_qala.training.trainer",
+    "QuaLATrainingArguments": "optimum_qala.training.arguments",
+    "QuestionAnsweringPipeline": "optimum_qala.question_answering.pipeline",
+}
+
+__all__ = [
+    "LengthConfig",
+    "OVQuaLAConfig",
+    "OVQuaLAMiniLMForQuestionAnswering",
+    "OVQuaLAQuantizer",
+    "QuaLAMiniLMConfig",
+    "QuaLAMiniLMForQuestionAnswering",
+    "QuaLAMiniLMModel",
+    "QuaLATrainer",
+    "QuaLATrainingArguments",
+    "QuestionAnsweringPipeline",
+    "__version__",
+]
+
+register_auto_classes()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

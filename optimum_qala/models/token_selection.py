@@ -1,0 +1,248 @@
+"""Choosing which tokens survive a layer, and putting the outputs of those that left earlier back in their places.
+
+All functions here are pure tensor functions that also trace into a graph with a dynamic number of survivors: counts stay
+tensors while tracing and become Python integers otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigurationError
+from .length_config import CEIL_TOLERANCE
+
+
+# Breaks ties between neighbours that share a pooled maximum in favour of the higher raw score. Without it the order of
+# equal scores, hence the survivors, could depend on padding.
+TIE_BREAK = 1e-3
+_NEVER, _ALWAYS = -1e9, 1e9
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """A way to score tokens.
+
+    Args:
+        score: Maps the attention probabilities of the scoring rows, `(batch_size, num_heads, num_rows, num_tokens)`, and
+            the mask of the rows that count, `(batch_size, num_rows)`, to scores `(batch_size, num_tokens)`.
+        needs_question: True if the rows are [CLS] and the question, False if they are all tokens.
+    """
+
+    score: Callable[[Tensor, Tensor], Tensor]
+    needs_question: bool
+
+
+TOKEN_SCORES: dict[str, TokenScore] = {}
+
+
+def register_token_score(name: str, token_score: TokenScore) -> None:
+    """Add a token score to the registry, so that `QuaLAMiniLMConfig(token_scoring=name)` uses it.
+
+    Args:
+        name: Lower-case name.
+        token_score: The score.
+
+    Raises:
+        ConfigurationError: If the name is taken or not lower-case.
+    """
+    if name in TOKEN_SCORES:
+        raise ConfigurationError(f"token score {name!r} is registered already")
+    if not name or name != name.lower():
+        raise ConfigurationError(f"token score name {name!r} must be lower-case")
+    TOKEN_SCORES[name] = token_score
+
+
+def column_sums(probabilities: Tensor, row_mask: Tensor) -> Tensor:
+    """Sum the attention that each token receives over heads and over the rows that count.
+
+    This is the significance score of the Length-Adaptive Transformer (arXiv 2010.07003, section 3.1) where the rows are all
+    real tokens; padded rows do not vote.
+
+    Args:
+        probabilities: Attention probabilities before dropout.
+            *Shape:* `(batch_size, num_heads, num_rows, num_tokens)`
+        row_mask: 1 for rows that count.
+            *Shape:* `(batch_size, num_rows)`
+
+    Returns:
+        Scores. *Shape:* `(batch_size, num_tokens)`
+    """
+    votes = row_mask.to(probabilities.dtype)[:, None, None, :]
+    return torch.matmul(votes, probabilities).sum(dim=(1, 2))
+
+
+register_token_score("attention", TokenScore(column_sums, needs_question=False))
+register_token_score("question", TokenScore(column_sums, needs_question=True))
+
+
+@dataclass
+class Tokens:
+    """The tokens that are still in the encoder, in their order in the sequence.
+
+    A sample that keeps fewer tokens than the widest of its batch has surplus entries at the end, which `valid` masks.
+
+    Args:
+        positions: Place of each token in the input sequence; surplus entries point one past its end.
+            *Shape:* `(batch_size, num_tokens)`
+        valid: 1 for tokens, 0 for padding and surplus.
+            *Shape:* `(batch_size, num_tokens)`
+        protected: 1 for tokens that always survive.
+            *Shape:* `(batch_size, num_tokens)`
+        question: 1 for [CLS], the question and its separator, which lead every sequence.
+            *Shape:* `(batch_size, num_tokens)`
+    """
+
+    positions: Tensor
+    valid: Tensor
+    protected: Tensor
+    question: Tensor
+
+
+def as_size(count: Tensor) -> int:
+    """Make a size of a 0-dimensional tensor: an integer, or while tracing the tensor itself, so that it stays dynamic."""
+    return count if torch.jit.is_tracing() else int(count)  # type: ignore[return-value]
+
+
+def find_tokens(input_ids: Tensor, attention_mask: Tensor, sep_token_id: int, protected_tokens: str) -> Tokens:
+    """Describe the tokens that enter the first layer.
+
+    Args:
+        input_ids: Token ids. *Shape:* `(batch_size, sequence_length)`
+        attention_mask: 1 for real tokens. *Shape:* `(batch_size, sequence_length)`
+        sep_token_id: Id of the separator; the question ends with the first one.
+        protected_tokens: "question", "cls" or "none".
+
+    Returns:
+        The tokens, all of them still there.
+    """
+    valid = attention_mask.to(torch.int64)
+    is_separator = (input_ids == sep_token_id).to(torch.int64) * valid
+    question = (torch.cumsum(is_separator, dim=1) - is_separator == 0).to(torch.int64) * valid
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0).expand_as(input_ids)
+    if protected_tokens == "question":
+        protected = torch.maximum(question, is_separator)
+    elif protected_tokens == "cls":
+        protected = (positions == 0).to(torch.int64) * valid
+    else:
+        protected = torch.zeros_like(valid)
+    return Tokens(positions, valid, protected, question)
+
+
+def count_survivors(ratio: Tensor | float, num_real_tokens: Tensor, tokens: Tokens, min_tokens: int) -> Tensor:
+    """Count the tokens that each sample keeps.
+
+    Args:
+        ratio: Retention ratio of the layer, a 0-dimensional float tensor while tracing.
+        num_real_tokens: Real tokens of each sample before the first layer. *Shape:* `(batch_size,)`
+        tokens: The tokens that enter the layer.
+        min_tokens: Lower bound of the count.
+
+    Returns:
+        max(min_tokens, protected tokens, ceil(ratio * num_real_tokens)), at most the tokens that are there.
+        *Shape:* `(batch_size,)`
+    """
+    wanted = torch.ceil(num_real_tokens.to(torch.float32) * ratio - CEIL_TOLERANCE).to(torch.int64)
+    wanted = torch.maximum(wanted.clamp(min=min_tokens), tokens.protected.sum(dim=1))
+    return torch.minimum(wanted, tokens.valid.sum(dim=1))
+
+
+@dataclass
+class Survivors:
+    """The tokens that a layer keeps, in their order.
+
+    Args:
+        indices: Indices into the tokens that enter the layer, ascending; surplus entries hold 0.
+            *Shape:* `(batch_size, num_kept)`
+        is_kept: True for survivors, False for surplus entries.
+            *Shape:* `(batch_size, num_kept)`
+    """
+
+    indices: Tensor
+    is_kept: Tensor
+
+
+def select_survivors(scores: Tensor, tokens: Tokens, num_kept: Tensor, score_pooling: int) -> Survivors:
+    """Choose the survivors: the protected tokens, then those of the highest pooled scores.
+
+    Args:
+        scores: Token scores. *Shape:* `(batch_size, num_tokens)`
+        tokens: The tokens that enter the layer.
+        num_kept: Tokens that each sample keeps. *Shape:* `(batch_size,)`
+        score_pooling: Neighbours on each side over which the maximum is taken; neighbours are surviving tokens.
+
+    Returns:
+        The survivors, as wide as the sample that keeps most.
+    """
+    num_tokens = scores.shape[1]
+    # In float32: half precision would tie scores that differ, and cannot hold the constants below.
+    scores = scores.to(torch.float32) * tokens.valid
+    if score_pooling:
+        pooled = torch.nn.functional.max_pool1d(
+            scores.unsqueeze(1), kernel_size=2 * score_pooling + 1, stride=1, padding=score_pooling
+        ).squeeze(1)
+        scores = pooled + TIE_BREAK * scores
+    scores = torch.where(tokens.protected > 0, _ALWAYS, torch.where(tokens.valid > 0, scores, _NEVER))
+    widest = as_size(num_kept.max())
+    best = torch.topk(scores, widest, dim=1).indices
+    surplus = torch.arange(widest, device=best.device).unsqueeze(0) >= num_kept.unsqueeze(1)
+    ordered = torch.sort(torch.where(surplus, num_tokens, best), dim=1).values
+    is_kept = ordered < num_tokens
+    return Survivors(torch.where(is_kept, ordered, 0), is_kept)
+
+
+def gather_rows(values: Tensor, indices: Tensor) -> Tensor:
+    """Take rows of each sample through one flat lookup, which needs no index as wide as the rows.
+
+    Args:
+        values: *Shape:* `(batch_size, num_tokens, width)`
+        indices: *Shape:* `(batch_size, num_kept)`
+
+    Returns:
+        `values[b, indices[b]]` of every sample b. *Shape:* `(batch_size, num_kept, width)`
+    """
+    batch_size, num_tokens, width = values.shape
+    starts = torch.arange(batch_size, device=indices.device).unsqueeze(1) * num_tokens
+    rows = values.reshape(-1, width).index_select(0, (indices + starts).reshape(-1))
+    return rows.reshape(batch_size, -1, width)
+
+
+def narrow(tokens: Tokens, survivors: Survivors, sequence_length: int) -> Tokens:
+    """Narrow the description of the tokens to the survivors.
+
+    Args:
+        tokens: The tokens that entered the layer.
+        survivors: The tokens that leave it.
+        sequence_length: Length of the input sequence, which surplus entries point to.
+
+    Returns:
+        The tokens that leave the layer.
+    """
+    indices, flags = survivors.indices, survivors.is_kept.to(torch.int64)
+    return Tokens(
+        positions=torch.where(survivors.is_kept, tokens.positions.gather(1, indices), sequence_length),
+        valid=tokens.valid.gather(1, indices) * flags,
+        protected=tokens.protected.gather(1, indices) * flags,
+        question=tokens.question.gather(1, indices) * flags,
+    )
+
+
+def restore(places: Tensor, values: Tensor, positions: Tensor) -> Tensor:
+    """Write the values of the tokens that are still in the encoder to their places in the sequence.
+
+    Out of place, so that gradients reach every earlier value that is not overwritten.
+
+    Args:
+        places: One more row than the sequence, which takes what surplus entries write.
+            *Shape:* `(batch_size, sequence_length + 1, width)`
+        values: *Shape:* `(batch_size, num_tokens, width)`
+        positions: *Shape:* `(batch_size, num_tokens)`
+
+    Returns:
+        The updated places. *Shape:* `(batch_size, sequence_length + 1, width)`
+    """
+    index = positions.unsqueeze(-1).expand(-1, -1, places.shape[2])
+    return places.scatter(1, index, values.to(places.dtype))
