@@ -1,0 +1,161 @@
+"""Output folders: complete or absent, never overwritten, and resumable where the work is long.
+
+A command writes into a neighbour of its output folder and renames it once everything is there, so an output folder that
+exists is a complete one. Long commands keep their intermediate state in `<output>.partial`, which survives an
+interruption; the same command run again goes on from it, and removes it in the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optimum_qala.errors import OutputExistsError
+
+
+SETTINGS_FILE = "settings.json"
+PARTIAL_SUFFIX = ".partial"
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """Where a resumable command works.
+
+    Args:
+        state: Folder for checkpoints and stores; kept when the command is interrupted.
+        result: Folder that becomes the output when the command ends well.
+        is_resumed: True if an earlier run with the same settings left its state.
+    """
+
+    state: Path
+    result: Path
+    is_resumed: bool
+
+
+def check_output(output: str | Path) -> Path:
+    """Refuse an output path that holds something.
+
+    Args:
+        output: The folder that a command is about to make.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputExistsError: If it is a file or a folder that is not empty.
+    """
+    path = Path(output)
+    if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+        return path
+    if path.exists() or path.is_symlink():
+        kind = "is not empty" if path.is_dir() else "is not a folder"
+        raise OutputExistsError(f"output {path} exists and {kind}; nothing was written: remove it or choose another")
+    return path
+
+
+@contextmanager
+def new_folder(output: str | Path) -> Iterator[Path]:
+    """Make an output folder that appears only when it is complete.
+
+    Args:
+        output: The folder to make.
+
+    Yields:
+        A temporary folder beside it, renamed to `output` when the block ends without an error and removed otherwise.
+
+    Raises:
+        OutputExistsError: If `output` holds something, before the block or after it.
+    """
+    path = check_output(output)
+    parent = path.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=parent))
+    try:
+        yield temporary
+        _publish(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def resumable_folder(output: str | Path, settings: Mapping[str, Any]) -> Iterator[WorkFolder]:
+    """Make an output folder with work that survives an interruption.
+
+    Args:
+        output: The folder to make.
+        settings: Everything that decides the result, JSON values only; state left by other settings is not reused.
+
+    Yields:
+        The folders to work in. The result becomes `output` and the state is removed when the block ends without an
+        error; otherwise both stay in `<output>.partial`.
+
+    Raises:
+        OutputExistsError: If `output` holds something, or `<output>.partial` holds the state of other settings.
+    """
+    path = check_output(output)
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    is_resumed = _claim(partial, json.loads(json.dumps(settings)))
+    work = WorkFolder(state=partial / "state", result=partial / "result", is_resumed=is_resumed)
+    shutil.rmtree(work.result, ignore_errors=True)
+    work.state.mkdir(exist_ok=True)
+    work.result.mkdir()
+    yield work
+    _publish(work.result, path)
+    shutil.rmtree(partial)
+
+
+def _claim(partial: Path, settings: Any) -> bool:
+    """Make the folder for `settings`, or find the one that an earlier run with the same settings left."""
+    file = partial / SETTINGS_FILE
+    if not partial.exists() or (partial.is_dir() and not any(partial.iterdir())):
+        partial.mkdir(parents=True, exist_ok=True)
+        write_json(file, settings)
+        return False
+    try:
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise OutputExistsError(
+            f"{partial} exists and is not the work of an interrupted command; remove it or choose another output"
+        ) from None
+    if earlier != settings:
+        changed = sorted(
+            name for name in earlier.keys() | settings.keys() if earlier.get(name) != settings.get(name)
+        )
+        raise OutputExistsError(
+            f"{partial} holds an interrupted run with other settings ({', '.join(changed)}); repeat that command, "
+            "remove the folder to start anew, or choose another output"
+        )
+    return True
+
+
+def _publish(source: Path, path: Path) -> None:
+    # mkdtemp makes private folders; an output has the permissions of any other new folder.
+    umask = os.umask(0)
+    os.umask(umask)
+    source.chmod(0o777 & ~umask)
+    try:
+        source.rename(path)  # replaces an empty folder, fails on any other
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise OutputExistsError(f"output {path} appeared while the command ran; nothing was overwritten") from None
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that is complete or absent.
+
+    Args:
+        path: The file.
+        value: JSON values.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
