@@ -1,0 +1,1 @@
+"""Question answering: records, windows, answers, scores. Import from the modules of this folder."""
