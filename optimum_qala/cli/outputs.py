@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from optimum_qala.errors import OutputExistsError
 
@@ -86,6 +86,37 @@ def new_folder(output: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
+def new_file(output: str | Path) -> Iterator[TextIO]:
+    """Write a text file that appears only when it is complete.
+
+    Args:
+        output: The file to make.
+
+    Yields:
+        A temporary file beside it, renamed to `output` when the block ends without an error and removed otherwise.
+
+    Raises:
+        OutputExistsError: If `output` exists, before the block or after it.
+    """
+    path = Path(output)
+    if path.exists() or path.is_symlink():
+        raise OutputExistsError(f"output {path} exists; nothing was written: remove it or choose another")
+    path.resolve().parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.resolve().parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            yield file
+        temporary.chmod(0o666 & ~_umask())
+        try:
+            os.link(temporary, path)  # unlike a rename, fails if somebody made the file meanwhile
+        except FileExistsError:
+            raise OutputExistsError(f"output {path} appeared while the command ran; nothing was overwritten") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def resumable_folder(output: str | Path, settings: Mapping[str, Any]) -> Iterator[WorkFolder]:
     """Make an output folder with work that survives an interruption.
 
@@ -138,15 +169,19 @@ def _claim(partial: Path, settings: Any) -> bool:
 
 def _publish(source: Path, path: Path) -> None:
     # mkdtemp makes private folders; an output has the permissions of any other new folder.
-    umask = os.umask(0)
-    os.umask(umask)
-    source.chmod(0o777 & ~umask)
+    source.chmod(0o777 & ~_umask())
     try:
         source.rename(path)  # replaces an empty folder, fails on any other
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise OutputExistsError(f"output {path} appeared while the command ran; nothing was overwritten") from None
         raise
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,6 +9,8 @@ from argparse import Namespace
 from contextlib import redirect_stdout
 from importlib import import_module
 
+from transformers.utils.logging import disable_progress_bar
+
 from optimum_qala.cli.console import Console, silence_broken_pipe
 from optimum_qala.errors import QuaLAError
 
@@ -37,6 +39,8 @@ def execute(implementation: str, args: Namespace) -> int:
     """
     debug = getattr(args, "debug", False) or os.environ.get("QALA_DEBUG", "0") not in ("", "0")
     console = Console(sys.stdout, sys.stderr, json_mode=getattr(args, "json", False))
+    if not console.is_interactive:
+        disable_progress_bar()
     try:
         with redirect_stdout(sys.stderr):  # type: ignore[type-var]
             code = import_module(implementation).run(args, console)

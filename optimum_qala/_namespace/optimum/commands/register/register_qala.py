@@ -9,6 +9,7 @@ those dataclasses by a test.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from importlib import import_module
 from typing import Any, ClassVar
@@ -76,10 +77,13 @@ def _windows(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def _decoding(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("answers")
     group.add_argument("--max-answer-length", type=int, metavar="N", help="longest answer in tokens (default: 30)")
-    group.add_argument("--n-best", type=int, metavar="N", help="start and end candidates per window (default: 20)")
+    group.add_argument("--n-best", type=int, metavar="N", help="spans of a window that compete (default: 20)")
     group.add_argument("--allow-no-answer", action="store_true", help="an empty answer may win (SQuAD v2)")
     group.add_argument(
-        "--null-threshold", type=float, metavar="X", help="score that an answer must have over none (default: 0.0)"
+        "--null-threshold",
+        type=float,
+        metavar="X",
+        help="how far 'no answer' must exceed the best span to win (default: 0.0)",
     )
     return group
 
@@ -95,6 +99,9 @@ class _Subcommand(BaseOptimumCLICommand):
 
     def run(self) -> None:
         """Run the command and leave with its exit code."""
+        # transformers imports torchao where it is installed, which then reports at length what it cannot use here.
+        for name in ("torchao", "torch.utils._pytree"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             runner = import_module("optimum_qala.cli.runner")
         except KeyboardInterrupt:
@@ -225,13 +232,14 @@ class EvaluateCommand(_Subcommand):
         source = parser.add_mutually_exclusive_group(required=True)
         source.add_argument("--model", metavar="MODEL", help="model folder or Hub repository id")
         source.add_argument(
-            "--predictions", metavar="FILE", help="JSON object of question id -> answer text; no model is loaded"
+            "--predictions",
+            metavar="FILE",
+            help="JSON object of question id -> answer text, or the output of predict; no model is loaded",
         )
         _data(parser)
         _budgets(parser, f"evaluate at this budget; may be repeated (default: all): {BUDGET_HELP}")
         _backend(parser)
         _batching(parser)
-        parser.add_argument("--save-predictions", metavar="FILE", help="write id -> answer text of the (one) budget")
         _windows(parser)
         _decoding(parser)
         _common(parser)
@@ -259,6 +267,7 @@ class PredictCommand(_Subcommand):
         parser.add_argument("--budget", metavar="BUDGET", help=f"{BUDGET_HELP} (default: full)")
         _backend(parser)
         _batching(parser)
+        parser.add_argument("--buffer-size", type=int, metavar="N", help="questions read ahead (default: 1024)")
         parser.add_argument("--output", metavar="FILE", help="write the lines to this new file, complete or not at all")
         _windows(parser)
         group = _decoding(parser)

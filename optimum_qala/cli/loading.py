@@ -1,0 +1,174 @@
+"""Load a model and its tokenizer for whichever back end runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from httpx import HTTPError
+from huggingface_hub import file_exists
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from safetensors import SafetensorError
+from transformers import AutoTokenizer
+
+from optimum_qala._compat import require
+from optimum_qala.checkpoints import check_tokenizer, load_backbone
+from optimum_qala.errors import BackendError, CheckpointError, QuaLAError
+
+
+IR_FILE = "openvino_model.xml"
+TORCH_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to answer.
+
+    Args:
+        model: Called with tensors and `budget=`; has `config`.
+        tokenizer: Its tokenizer.
+        backend: "torch" or "openvino".
+    """
+
+    model: Any
+    tokenizer: Any
+    backend: str
+
+    @property
+    def capacity(self) -> int:
+        """Longest sequence that the model takes, in tokens."""
+        config = self.model.config
+        offset = config.pad_token_id + 1 if config.position_scheme == "roberta" else 0
+        return int(config.max_position_embeddings - offset)
+
+
+def load_model(path: str, backend: str | None = None, *, allow_new_head: bool = False) -> LoadedModel:
+    """Load a model folder or repository.
+
+    Args:
+        path: The folder, or a repository id on the Hub.
+        backend: "torch" or "openvino"; by default what the folder holds.
+        allow_new_head: Accept a checkpoint that has no span head yet, as training does.
+
+    Returns:
+        The model, its tokenizer and the back end.
+
+    Raises:
+        CheckpointError: If there is nothing to load, or model and tokenizer do not belong together.
+        BackendError: If this version cannot run the back end.
+    """
+    chosen = backend or ("openvino" if _holds_ir(path) else "torch")
+    refuse_inc(chosen)
+    _check_folder(path, chosen)
+    model = _load_openvino(path) if chosen == "openvino" else _load_torch(path, allow_new_head)
+    return LoadedModel(model, load_tokenizer(path, model.config), chosen)
+
+
+def refuse_inc(backend: str | None) -> None:
+    """Raise if a command is asked for Intel Neural Compressor.
+
+    Args:
+        backend: What `--backend` was, if it was given.
+
+    Raises:
+        BackendError: If it was "inc".
+    """
+    if backend == "inc":
+        raise BackendError(
+            "--backend inc (Intel Neural Compressor) is not available in this version; "
+            "use --backend openvino for int8 or --backend torch for the trained model"
+        )
+
+
+def load_tokenizer(path: str, model_config: Any) -> Any:
+    """Load the tokenizer of a model and check that it belongs to it.
+
+    Args:
+        path: Folder or repository id.
+        model_config: Configuration of the model.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        CheckpointError: If there is none, or it is another model's.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise CheckpointError(
+            f"{path} has no tokenizer that can be loaded ({_first_line(error)}); save the tokenizer beside the model"
+        ) from error
+    check_tokenizer(model_config, tokenizer, path)
+    return tokenizer
+
+
+def _load_torch(path: str, allow_new_head: bool) -> Any:
+    try:
+        model, report = load_backbone(path)
+    except QuaLAError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(_cannot_load(path, error)) from error
+    if report.has_new_head and not allow_new_head:
+        raise CheckpointError(
+            f"{path} has no trained span head, so its answers would be random; "
+            "fine-tune it first: optimum-cli qala train --model ..."
+        )
+    return model
+
+
+def _load_openvino(path: str) -> Any:
+    require("openvino", "running an OpenVINO model")
+    from optimum_qala.inference.openvino import OVQuaLAMiniLMForQuestionAnswering
+
+    try:
+        return OVQuaLAMiniLMForQuestionAnswering.from_pretrained(path)
+    except QuaLAError:
+        raise
+    except (OSError, ValueError) as error:
+        raise CheckpointError(_cannot_load(path, error)) from error
+
+
+def _holds_ir(path: str) -> bool:
+    if Path(path).is_dir():
+        return (Path(path) / IR_FILE).is_file()
+    if _looks_like_folder(path):
+        return False
+    try:
+        return bool(file_exists(path, IR_FILE))
+    except (HTTPError, HFValidationError, OfflineModeIsEnabled):
+        return False  # loading it will say what is wrong
+
+
+def _looks_like_folder(path: str) -> bool:
+    return path.startswith((".", "/", "~")) or path.count("/") > 1
+
+
+def _check_folder(path: str, backend: str) -> None:
+    folder = Path(path)
+    if folder.is_file():
+        raise CheckpointError(f"model {path} is a file; give the folder that holds it")
+    if not folder.is_dir():
+        if _looks_like_folder(path):
+            raise CheckpointError(f"model folder {path} does not exist")
+        return
+    if backend == "openvino" and not (folder / IR_FILE).is_file():
+        raise CheckpointError(
+            f"{path} holds no OpenVINO model ({IR_FILE}); make one: optimum-cli qala quantize --model {path} "
+            "--backend openvino ..."
+        )
+    if backend == "torch" and not any((folder / name).is_file() for name in TORCH_FILES):
+        raise CheckpointError(f"{path} holds no torch model ({TORCH_FILES[0]})")
+
+
+def _cannot_load(path: str, error: Exception) -> str:
+    if not Path(path).is_dir():
+        return f"model {path} is no folder here and no repository that the Hub gives out ({_first_line(error)})"
+    return f"model {path} cannot be loaded: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,76 @@
+"""From parsed flags to the dataclasses that hold the defaults."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from optimum_qala.errors import ConfigurationError
+from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
+from optimum_qala.question_answering.answers import DecodeOptions
+from optimum_qala.question_answering.features import WindowOptions
+
+
+T = TypeVar("T")
+
+
+def given(args: Namespace, options_class: Any) -> dict[str, Any]:
+    """Pick the flags that belong to a dataclass and were given on the command line.
+
+    Args:
+        args: The parsed command line, which holds nothing for a flag that was not given.
+        options_class: The dataclass; a flag belongs to it if it has a field of the flag's name.
+
+    Returns:
+        Values by field name.
+    """
+    names = {field.name for field in fields(options_class)}
+    return {name: value for name, value in vars(args).items() if name in names}
+
+
+def window_options(args: Namespace, capacity: int | None = None) -> WindowOptions:
+    """Make the window options of a command.
+
+    Args:
+        args: The parsed command line.
+        capacity: Longest sequence that the model takes, if known; a shorter default window follows from it.
+
+    Returns:
+        The options. A stride or a question length that was not given shrinks with a short window.
+    """
+    explicit = given(args, WindowOptions)
+    longest = explicit.get("max_length", min(WindowOptions.max_length, capacity or WindowOptions.max_length))
+    if longest < WindowOptions.max_length:
+        return replace(WindowOptions.for_max_length(longest), **explicit)
+    return WindowOptions(**explicit)
+
+
+def decode_options(args: Namespace) -> DecodeOptions:
+    """Make the options that choose answers."""
+    return DecodeOptions(**given(args, DecodeOptions))
+
+
+def chosen_budgets(args: Namespace, config: Any) -> list[str]:
+    """List the budgets that a command works at.
+
+    Args:
+        args: The parsed command line, with `budget` as a list if it was given.
+        config: Configuration of the model.
+
+    Returns:
+        The budgets as they were given, or else full length and every budget that the model carries. All of them are
+        legal for the model.
+
+    Raises:
+        UnknownBudgetError: If the model does not carry one of them.
+        LengthConfigError: If one is malformed or does not fit the model.
+        ConfigurationError: If one is given twice.
+    """
+    named = sorted(set(config.budgets) - {FULL_BUDGET}, key=lambda name: -sum(config.budgets[name]["retention"]))
+    budgets: list[str] = getattr(args, "budget", None) or [FULL_BUDGET, *named]
+    for budget in budgets:
+        config.resolve_budget(budget)
+        if budgets.count(budget) > 1:
+            raise ConfigurationError(f"budget {budget!r} is given twice")
+    return budgets
