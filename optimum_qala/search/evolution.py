@@ -1,6 +1,6 @@
 """Evolutionary search for the `LengthConfig`s that answer best at every cost.
 
-The method is that of the Length-Adaptive Transformer (Kim & Cho, arXiv 2010.07003, section 3.3, `evolution.py`): seeds
+The method is that of the Length-Adaptive Transformer (Kim & Cho, arXiv 2010.07003, `evolution.py`): seeds
 between the smallest and the full config, then rounds of mutation and crossover, each followed by a cut to the Pareto
 front. Differences: candidates are retention ratios on a grid, so repeats are recognised and never measured again; the
 seeds are spaced evenly in cost; attempts are bounded; what costs less than the smallest config or more than the full
@@ -52,7 +52,7 @@ class SearchOptions:
     mutations: int = 30
     crossovers: int = 30
     mutation_probability: float = 0.5
-    drop_ratio_bound: float = 0.2
+    drop_ratio_bound: float = 0.4
     step: float = 0.05
     drop_layers: tuple[int, ...] | None = None
     max_evaluations: int | None = None
@@ -298,7 +298,7 @@ class _Search:
                 if len(children) == wanted:
                     return
                 child = make()
-                if child not in children and self._is_new(child):
+                if self._is_new(child):
                     children[child] = None
 
         breed(
@@ -345,14 +345,12 @@ class _Search:
 
     def _score(self, levels: Levels) -> None:
         length_config = self._length_config(levels)
-        score = None if self.store is None else self.store.get_score(length_config)
-        self.num_reused += score is not None
-        is_reused = score is not None
-        if score is None:
-            score = float(self.evaluate(length_config))
+        stored = None if self.store is None else self.store.get_score(length_config)
+        score = float(self.evaluate(length_config)) if stored is None else stored
         candidate = Candidate(length_config, self._cost_of(levels), score)
         self.scored[levels] = candidate
-        if self.store is not None and not is_reused:
+        self.num_reused += stored is not None
+        if self.store is not None and stored is None:
             self.store.put(length_config, score=score)
             self.store.save()
         if self.progress is not None:

@@ -93,7 +93,19 @@ class EvaluationStore:
         return self._records.get(_key(length_config), _Record()).score
 
     def put(self, length_config: LengthConfig, *, cost: float | None = None, score: float | None = None) -> None:
-        """Remember a cost, a score or both; what is None stays as it is. Call `save` to write the file."""
+        """Remember a cost, a score or both; what is None stays as it is. Call `save` to write the file.
+
+        Args:
+            length_config: The config they belong to.
+            cost: Its cost.
+            score: Its score.
+
+        Raises:
+            ConfigurationError: If a number is not finite; the file could not be read again.
+        """
+        for name, value in (("cost", cost), ("score", score)):
+            if value is not None and not math.isfinite(value):
+                raise ConfigurationError(f"the {name} of LengthConfig {length_config} is {value}; it must be finite")
         record = self._records.setdefault(_key(length_config), _Record())
         record.cost = record.cost if cost is None else float(cost)
         record.score = record.score if score is None else float(score)
@@ -117,7 +129,7 @@ class EvaluationStore:
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(document, file, allow_nan=False, separators=(",", ":"))
+                json.dump(document, file, separators=(",", ":"))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self.path)

@@ -1,6 +1,6 @@
 """Random sub-models for length-adaptive training: LengthDrop and LayerDrop. Needs no torch.
 
-Both come from the Length-Adaptive Transformer (Kim & Cho, arXiv 2010.07003, section 3.2). LengthDrop there draws token
+Both come from the Length-Adaptive Transformer (Kim & Cho, arXiv 2010.07003). LengthDrop there draws token
 counts of an input padded to a fixed length; here it draws retention ratios of each sequence's real length.
 """
 

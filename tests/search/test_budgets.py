@@ -62,6 +62,11 @@ def test_select_budgets_short_fronts_use_fewer_names_and_none_twice(points, expe
     assert costs(select_budgets(front(*points), FULL)) == expected
 
 
+def test_select_budgets_equally_near_takes_the_cheaper():
+    points = front((30, 60.0), (50, 65.0), (65, 70.0), (75, 75.0), (90, 79.9))
+    assert costs(select_budgets(points, FULL)) == {"accurate": 90, "balanced": 65, "fast": 50, "fastest": 30}
+
+
 def test_select_budgets_names_nothing_costlier_than_accurate():
     assert costs(select_budgets(front((40, 79.9), (60, 79.95), (70, 79.99)), FULL)) == {"fast": 40}
 

@@ -10,6 +10,7 @@ import pytest
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.search.evolution import SearchOptions, evolve
+from optimum_qala.search.operators import uniform_path
 from optimum_qala.search.pareto import pareto_front
 from optimum_qala.search.store import EvaluationStore
 
@@ -70,6 +71,46 @@ def test_evolve_seeds_span_the_range_for_any_number_of_layers(num_layers):
     for number, candidate in enumerate(result.evaluated[2:], start=1):
         assert candidate.cost == pytest.approx(result.smallest.cost + gap * number, abs=gap / 4)
     assert len(result.evaluated) == 5
+
+
+def test_evolve_seeds_are_the_nearest_of_their_path_on_a_coarse_grid():
+    result = search(dataclasses.replace(OPTIONS, iterations=0, step=0.1))
+    path = [sum(levels) * 10 for levels in uniform_path(NUM_LAYERS, OPTIONS.drop_ratio_bound, 10)]
+    gap = (path[0] - path[-1]) / 6
+    nearest = [min(abs(cost - path[-1] - gap * number) for cost in path) for number in range(1, 6)]
+    found = [abs(c.cost - path[-1] - gap * number) for number, c in enumerate(result.evaluated[2:], start=1)]
+    assert found == pytest.approx(nearest)
+
+
+def test_evolve_more_seeds_than_configs_scores_each_once():
+    scored = []
+    options = dataclasses.replace(OPTIONS, iterations=0, step=0.25, population_size=30)
+    search(options, evaluate=lambda config: scored.append(config) or toy_score(config))
+    path = uniform_path(NUM_LAYERS, OPTIONS.drop_ratio_bound, 4)
+    assert len(scored) == len(set(scored)) <= len(path)
+
+
+def test_evolve_draws_again_until_it_has_the_children_asked_for():
+    result = search(dataclasses.replace(OPTIONS, iterations=5, crossovers=0))
+    assert len(result.evaluated) == 2 + 5 + 5 * 6
+
+
+def test_evolve_skips_what_costs_more_than_full_length():
+    costs = []
+
+    def cost_with_overhead(config):
+        costs.append(toy_cost(config) + 50 * len(config.drop_layers))
+        return costs[-1]
+
+    result = search(cost=cost_with_overhead)
+    assert max(costs) > result.full.cost == max(candidate.cost for candidate in result.evaluated)
+    assert len(result.evaluated) > 10
+
+
+def test_evolve_skips_what_costs_less_than_the_smallest():
+    costs = []
+    result = search(cost=lambda config: costs.append(toy_cost(config)) or costs[-1])
+    assert min(costs) < result.smallest.cost == min(candidate.cost for candidate in result.evaluated)
 
 
 def test_evolve_never_scores_a_config_twice_or_outside_the_cost_bounds():
@@ -244,6 +285,29 @@ def test_evolve_killed_while_measuring_a_cost_keeps_the_costs(tmp_path):
         search(cost=cost, store=EvaluationStore(path, {}))
     store = EvaluationStore(path, {})
     assert [store.get_cost(config) for config in measured] == [toy_cost(config) for config in measured]
+
+
+def test_evolve_stored_zeros_are_not_measured_again(tmp_path):
+    path = tmp_path / "search.json"
+    smallest = toy_cost(search().smallest.length_config)
+    first = search(
+        evaluate=lambda config: 0.0,
+        cost=lambda config: max(0.0, toy_cost(config) - smallest),
+        store=EvaluationStore(path, {}),
+    )
+    assert first.smallest.cost == 0.0
+    assert search(evaluate=lambda config: 1 / 0, cost=lambda config: 1 / 0, store=EvaluationStore(path, {})) == first
+
+
+def test_evolve_writes_every_score_before_the_next_one_is_measured(tmp_path):
+    path, on_disk = tmp_path / "search.json", []
+
+    def evaluate(config):
+        on_disk.append(len(EvaluationStore(path, {})))
+        return toy_score(config)
+
+    search(evaluate=evaluate, store=EvaluationStore(path, {}))
+    assert on_disk == list(range(len(on_disk)))
 
 
 def test_evolve_longer_search_reuses_a_shorter_one_and_says_so(tmp_path):

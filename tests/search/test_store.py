@@ -52,6 +52,15 @@ def test_store_key_ignores_float_noise_and_tells_neighbours_apart(path):
     assert store.get_score(LengthConfig((1.0, 0.30001))) is None
 
 
+def test_store_refuses_numbers_that_are_not_finite(path):
+    store = EvaluationStore(path, FINGERPRINT)
+    with pytest.raises(ConfigurationError, match="the cost of LengthConfig 1,0.5 is inf"):
+        store.put(CONFIG, cost=float("inf"))
+    with pytest.raises(ConfigurationError, match="the score of LengthConfig 1,0.5 is nan"):
+        store.put(CONFIG, score=float("nan"))
+    assert store.get_cost(CONFIG) is None
+
+
 def test_store_opening_writes_nothing(path):
     EvaluationStore(path, FINGERPRINT).save()
     assert not path.parent.exists()
