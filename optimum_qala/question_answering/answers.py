@@ -12,8 +12,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from optimum_qala.errors import ConfigurationError
-from optimum_qala.question_answering.features import Window
 from optimum_qala.question_answering.records import QARecord
+from optimum_qala.question_answering.windows import Window
 
 
 __all__ = ["Answer", "DecodeOptions", "DecodedRecord", "decode", "decode_record"]

@@ -14,13 +14,7 @@ from numpy.typing import NDArray
 
 from optimum_qala.errors import BackendError, ConfigurationError, DataError, QuaLAError
 from optimum_qala.question_answering.answers import Answer, DecodedRecord, DecodeOptions, decode_record
-from optimum_qala.question_answering.features import (
-    Window,
-    WindowOptions,
-    collate,
-    make_windows_until_problem,
-    padded_length,
-)
+from optimum_qala.question_answering.features import collate, padded_length
 from optimum_qala.question_answering.metrics import (
     QuestionScore,
     find_best_thresholds,
@@ -28,6 +22,7 @@ from optimum_qala.question_answering.metrics import (
     summarize_scores,
 )
 from optimum_qala.question_answering.records import QARecord
+from optimum_qala.question_answering.windows import Window, WindowOptions, make_windows_until_problem
 
 
 __all__ = ["evaluate", "predict"]
