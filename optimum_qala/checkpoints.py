@@ -40,7 +40,7 @@ def load_backbone(path: str | Path, **config_overrides: Any) -> tuple[QuaLAMiniL
     """Load a checkpoint as a QuaLA-MiniLM for question answering.
 
     Args:
-        path: Folder or repository id of a BERT, RoBERTa, XLM-R or QuaLA-MiniLM checkpoint, with a span head or without.
+        path: Folder or repository id of a BERT, RoBERTa, XLM-R or QuaLA-MiniLM checkpoint, span head or not.
         config_overrides: Fields of `QuaLAMiniLMConfig` and arguments of `from_pretrained`.
 
     Returns:
@@ -77,8 +77,8 @@ def check_tokenizer(model_config: Any, tokenizer: PreTrainedTokenizerBase, path:
     """
     if len(tokenizer) > model_config.vocab_size:
         raise CheckpointError(
-            f"the tokenizer of {path} has {len(tokenizer)} tokens, but the model embeds only {model_config.vocab_size}; "
-            "load the tokenizer that the model was trained with"
+            f"the tokenizer of {path} has {len(tokenizer)} tokens, but the model embeds only "
+            f"{model_config.vocab_size}; load the tokenizer that the model was trained with"
         )
     for name in ("pad_token_id", "sep_token_id"):
         expected, given = getattr(model_config, name, None), getattr(tokenizer, name)

@@ -1,1 +1,1 @@
-"""The model: self-contained files that import torch, transformers and each other, so that they can travel to the Hub."""
+"""The model: files that import torch, transformers and each other only, so that they can travel to the Hub."""

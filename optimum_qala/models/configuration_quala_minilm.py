@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -33,8 +34,11 @@ _BACKBONE_FIELDS = (
 BERT_SEP_TOKEN_ID = 102  # [SEP] of every vocabulary that Google published; others name theirs in the tokenizer
 FULL_BUDGET = "full"
 
+# What can only be ratios; every other string is the name of a budget.
+_RATIOS = re.compile(r"[\s()\[\],.eE+-]*\d[\s()\[\],.eE+\d-]*")
 
-class QuaLAMiniLMConfig(PreTrainedConfig):
+
+class QuaLAMiniLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Configuration of a `QuaLAMiniLMModel`.
 
     Args:
@@ -77,17 +81,35 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
     token_scoring: str = "question"
     score_pooling: int = 4
     protected_tokens: str = "question"
-    drop_layers: list | tuple | None = None
+    drop_layers: list[int] | tuple[int, ...] | None = None
     min_tokens: int = 2
-    budgets: dict | None = None
+    budgets: dict[str, dict[str, Any]] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        self.check()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make a configuration of a dictionary, as `PreTrainedConfig` does, and check the keyword arguments too."""
+        made = super().from_dict(config_dict, **kwargs)  # sets the keyword arguments after __post_init__ has run
+        (made[0] if isinstance(made, tuple) else made).check()
+        return made
+
+    def check(self) -> None:
+        """Raise if a field has a value that is not legal.
+
+        Raises:
+            ConfigurationError: If a field has a value that is not legal.
+            LengthConfigError: If a budget does not fit the model.
+        """
         self.budgets = {} if self.budgets is None else self.budgets
         self._check_sizes()
         self._check_dropping()
-        for name in self.budgets:
-            self._check_budget(name)
+        if not isinstance(self.budgets, dict):
+            raise ConfigurationError(f"budgets maps names to budgets, got {self.budgets!r}")
+        for name, budget in self.budgets.items():
+            self._check_budget(name, budget)
 
     def _check_sizes(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -129,13 +151,12 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
                     f"drop_layers {layers} must be ascending layer numbers from 0 to {self.num_hidden_layers - 1}"
                 )
 
-    def _check_budget(self, name: str) -> None:
-        budget = self.budgets[name]
-        if name == FULL_BUDGET and isinstance(budget, dict) and not self._parse(budget.get("retention")).is_full:
-            raise LengthConfigError(f"budget {FULL_BUDGET!r} means full length, got retention {budget['retention']}")
+    def _check_budget(self, name: str, budget: Any) -> None:
         if not isinstance(budget, dict) or "retention" not in budget:
             raise LengthConfigError(f"budget {name!r} needs a 'retention' list, got {budget!r}")
-        self._parse(budget["retention"])
+        config = self._parse(budget["retention"])
+        if name == FULL_BUDGET and not config.is_full:
+            raise LengthConfigError(f"budget {FULL_BUDGET!r} means full length, got retention {config}")
 
     @classmethod
     def from_backbone_config(cls, backbone: PreTrainedConfig, **overrides: Any) -> QuaLAMiniLMConfig:
@@ -143,8 +164,8 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
 
         Args:
             backbone: Configuration of the backbone.
-            overrides: Fields of `QuaLAMiniLMConfig` to set. Give `sep_token_id` where the vocabulary's separator is not
-                the usual one (102 for BERT, `eos_token_id` for RoBERTa).
+            overrides: Fields of `QuaLAMiniLMConfig` to set. Give `sep_token_id` where the vocabulary's separator is
+                not the usual one (102 for BERT, `eos_token_id` for RoBERTa).
 
         Returns:
             The configuration.
@@ -191,10 +212,11 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
         """
         if budget is None or (isinstance(budget, str) and budget == FULL_BUDGET):
             return None
-        if isinstance(budget, str) and budget in self.budgets:
-            config = self._parse(self.budgets[budget]["retention"])
-        elif isinstance(budget, str) and not any(character.isdigit() for character in budget):
-            names = sorted({FULL_BUDGET, *self.budgets})
+        budgets = self.budgets or {}
+        if isinstance(budget, str) and budget in budgets:
+            config = self._parse(budgets[budget]["retention"])
+        elif isinstance(budget, str) and not _RATIOS.fullmatch(budget):
+            names = sorted({FULL_BUDGET, *budgets})
             raise UnknownBudgetError(
                 f"this model has no budget {budget!r}; it has {names}. Ratios such as "
                 f"{LengthConfig.from_drop_ratio(self.num_hidden_layers, 0.1, self.dropping_layers)} work too"
@@ -225,8 +247,10 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
             Multiply-accumulate operations; see `count_macs`.
         """
         config = length_config or LengthConfig.full(self.num_hidden_layers)
+        # The question and the separator that ends the context survive however small the budget is.
+        num_protected = {"question": num_question_tokens + 1, "cls": 1, "none": 0}[self.protected_tokens]
         return count_macs(
-            config.num_tokens(sequence_length, self.min_tokens),
+            config.num_tokens(sequence_length, max(self.min_tokens, num_protected)),
             sequence_length,
             self.hidden_size,
             self.intermediate_size,

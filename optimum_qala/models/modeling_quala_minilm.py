@@ -1,9 +1,10 @@
 """QuaLA-MiniLM in torch: a BERT- or RoBERTa-shaped encoder whose layers may drop tokens.
 
-At full length it computes what `BertModel` or `RobertaModel` computes with the same weights. In a layer that drops, keys
-and values come from every token that enters, while queries, the attention output and the feed-forward layer are computed for
-survivors only: the outputs of a token that leaves would never be read (Length-Adaptive Transformer, arXiv 2010.07003,
-section 3.1, rewritten exactly). A token that leaves keeps the output of the layer before, and the task head reads it there.
+At full length it computes what `BertModel` or `RobertaModel` computes with the same weights. In a layer that drops,
+keys and values come from every token that enters, while queries, the attention output and the feed-forward layer are
+computed for survivors only: the outputs of a token that leaves would never be read (Length-Adaptive Transformer, arXiv
+2010.07003, rewritten exactly). A token that leaves keeps the output of the layer before, and the task head reads it
+there.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class QuaLAMiniLMEmbeddings(nn.Module):
         if position_ids is None:
             position_ids = self.number_positions(input_ids)
         embeddings = self.word_embeddings(input_ids) + self.token_type_embeddings(token_type_ids)
-        return self.dropout(self.LayerNorm(embeddings + self.position_embeddings(position_ids)))
+        embeddings = self.LayerNorm(embeddings + self.position_embeddings(position_ids))
+        return self.dropout(embeddings)  # type: ignore[no-any-return]
 
 
 class QuaLAMiniLMSelfAttention(nn.Module):
@@ -112,7 +114,7 @@ class QuaLAMiniLMSelfAttention(nn.Module):
         return values.view(values.shape[0], -1, self.num_heads, self.head_size).transpose(1, 2)
 
     def probabilities(self, query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
-        """Attend in float32 and without dropout, for scoring: *Shape:* `(batch_size, num_heads, num_rows, num_tokens)`."""
+        """Attend in float32 and without dropout. *Shape:* `(batch_size, num_heads, num_rows, num_tokens)`."""
         with torch.autocast(query.device.type, enabled=False):
             scores = torch.matmul(query.float(), key.float().transpose(2, 3)) / math.sqrt(self.head_size)
             return torch.softmax(scores + mask.float(), dim=-1)
@@ -152,7 +154,7 @@ class QuaLAMiniLMResidual(nn.Module):
 
     def forward(self, values: Tensor, residual: Tensor) -> Tensor:
         """Map `(batch_size, num_tokens, input_size)` to `(batch_size, num_tokens, hidden_size)`."""
-        return self.LayerNorm(self.dropout(self.dense(values)) + residual)
+        return self.LayerNorm(self.dropout(self.dense(values)) + residual)  # type: ignore[no-any-return]
 
 
 class QuaLAMiniLMAttention(nn.Module):
@@ -174,7 +176,7 @@ class QuaLAMiniLMIntermediate(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map `(batch_size, num_tokens, hidden_size)` to `(batch_size, num_tokens, intermediate_size)`."""
-        return self.activation(self.dense(hidden_states))
+        return self.activation(self.dense(hidden_states))  # type: ignore[no-any-return]
 
 
 class QuaLAMiniLMLayer(nn.Module):
@@ -200,7 +202,7 @@ class QuaLAMiniLMLayer(nn.Module):
         """
         attention = self.attention.self
         key, value = (attention.split_heads(linear(hidden_states)) for linear in (attention.key, attention.value))
-        mask = additive_mask(tokens.valid, hidden_states.dtype)
+        mask = additive_mask(tokens.valid, key.dtype)  # under autocast keys are narrower than the hidden states
         survivors = None
         if drop is None:
             query = attention.query(hidden_states)
@@ -285,17 +287,19 @@ class QuaLAMiniLMEncoder(nn.Module):
         sequence_length, num_real_tokens = hidden_states.shape[1], tokens.valid.sum(dim=1)
         places: Tensor | None = None
         depths: Tensor | None = None
-        states = [hidden_states]
+        states: tuple[Tensor, ...] = (
+            hidden_states,
+        )  # grows only if asked for: a list of all of them would keep them all in memory
         for index, layer in enumerate(self.layer):
             if index in skip_layers:
-                states.append(hidden_states)
-                continue
-            if index not in ratios:
+                pass
+            elif index not in ratios:
                 hidden_states, _ = layer(hidden_states, tokens)
             else:
                 places = self._leave(places, readout(hidden_states), tokens, sequence_length)
                 if output_survival:
-                    depths = self._leave(depths, torch.full_like(hidden_states[:, :, :1], index), tokens, sequence_length)
+                    depth = torch.full_like(hidden_states[:, :, :1], index)
+                    depths = self._leave(depths, depth, tokens, sequence_length)
                 entering = tokens
                 num_kept = count_survivors(ratios[index], num_real_tokens, entering, self.config.min_tokens)
                 hidden_states, survivors = layer(
@@ -306,14 +310,15 @@ class QuaLAMiniLMEncoder(nn.Module):
                     ),
                 )
                 tokens = narrow(entering, survivors, sequence_length)
-            states.append(hidden_states)
+            if output_hidden_states:
+                states = (*states, hidden_states)
         survival = None
         if output_survival:
             depth = torch.full_like(hidden_states[:, :, :1], len(self.layer))
             survival = self._finish(depths, depth, tokens, sequence_length).squeeze(-1).to(torch.int64)
         return EncoderOutput(
             last_readout=self._finish(places, readout(hidden_states), tokens, sequence_length),
-            hidden_states=tuple(states) if output_hidden_states else None,
+            hidden_states=states if output_hidden_states else None,
             survival=survival,
         )
 
@@ -331,7 +336,7 @@ class QuaLAMiniLMEncoder(nn.Module):
         return restore(places, values, tokens.positions)[:, :sequence_length]
 
 
-class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
+class QuaLAMiniLMPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """Base class: loading, and the budget that applies where a call names none."""
 
     config_class = QuaLAMiniLMConfig
@@ -362,7 +367,8 @@ class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
         """Choose the budget of the calls that name none.
 
         Args:
-            budget: A named budget, "full", a LengthConfig, ratios such as "1,1,0.8,0.8,0.5,0.5", or None for full length.
+            budget: A named budget, "full", a LengthConfig, ratios such as "1,1,0.8,0.8,0.5,0.5", or None for full
+                length.
 
         Raises:
             UnknownBudgetError: If it is a name that the model does not carry.
@@ -370,33 +376,48 @@ class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
         """
         self._budget = self.config.resolve_budget(budget)
 
-    def _ratios(self, budget: Any, retention: Tensor | None) -> Ratios:
+    def _ratios(self, budget: Any, retention: Tensor | None, skip_layers: Collection[int]) -> Ratios:
         layers = self.config.dropping_layers
+        illegal = sorted(set(skip_layers) - set(range(self.config.num_hidden_layers)))
+        if illegal:
+            raise ConfigurationError(
+                f"skip_layers names layer {illegal[0]}, but the model has layers 0 to "
+                f"{self.config.num_hidden_layers - 1}"
+            )
         if retention is not None:
             if budget is not None:
                 raise ConfigurationError("give either budget or retention, not both")
-            if tuple(retention.shape) != (len(layers),):
+            if not _is_tracing() and tuple(retention.shape) != (len(layers),):
                 raise LengthConfigError(
-                    f"retention has shape {tuple(retention.shape)}, but the model drops tokens in layers {list(layers)}: "
-                    f"it must have shape ({len(layers)},)"
+                    f"retention has shape {tuple(retention.shape)}, but the model drops tokens in layers "
+                    f"{list(layers)}: it must have shape ({len(layers)},)"
                 )
             return {layer: retention[index] for index, layer in enumerate(layers)}
         config = self._budget if budget is None else self.config.resolve_budget(budget)
-        return {} if config is None else {layer: config.retention[layer] for layer in config.drop_layers}
+        if config is None:
+            return {}
+        ratios: dict[int, float | Tensor] = {}
+        previous = 1.0
+        for layer in layers:
+            # A layer that keeps what the one before kept selects nothing. A skipped layer leaves its drop to the next.
+            if layer not in skip_layers and config.retention[layer] < previous:
+                previous = ratios[layer] = config.retention[layer]
+        return ratios
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a QuaLA-MiniLM, or make one of a plain BERT, RoBERTa or XLM-R checkpoint.
 
-        A plain checkpoint is converted on the fly: its configuration through `QuaLAMiniLMConfig.from_backbone_config`, to
-        which the fields of `QuaLAMiniLMConfig` among the keyword arguments are passed, its separator from its tokenizer
-        where one is stored with it. Its weights become float32 unless `dtype` says otherwise, since half precision trains
-        badly and runs slowly on a CPU. Everything else works as in `PreTrainedModel.from_pretrained`.
+        A plain checkpoint is converted on the fly: its configuration through `QuaLAMiniLMConfig.from_backbone_config`,
+        to which the fields of `QuaLAMiniLMConfig` among the keyword arguments are passed, its separator from its
+        tokenizer where one is stored with it. Its weights become float32 unless `dtype` says otherwise, since half
+        precision trains badly and runs slowly on a CPU. `save_pretrained` then writes a QuaLA-MiniLM. Everything else
+        works as in `PreTrainedModel.from_pretrained`.
 
         Args:
             pretrained_model_name_or_path: Folder or repository id.
             args: Passed on.
-            kwargs: Passed on.
+            kwargs: Passed on; `config` may be a `QuaLAMiniLMConfig` or the configuration of the backbone.
 
         Returns:
             The model.
@@ -404,46 +425,51 @@ class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
         Raises:
             CheckpointError: If the checkpoint is of another kind.
         """
-        path = pretrained_model_name_or_path
-        if kwargs.get("config") is None and path is not None:
-            hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        path, config = pretrained_model_name_or_path, kwargs.get("config")
+        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        if config is None and path is not None:
             stored, _ = PreTrainedConfig.get_config_dict(path, **hub)
-            if stored.get("model_type") != cls.config_class.model_type:
-                kwargs["config"] = cls._convert_config(path, stored, hub, kwargs)
-                kwargs.setdefault("dtype", torch.float32)
-                prefix = "" if cls.base_model_prefix == "" or cls is QuaLAMiniLMModel else f"{cls.base_model_prefix}."
-                kwargs.setdefault("key_mapping", {r"^(bert|roberta)\.": prefix})
-        return super().from_pretrained(path, *args, **kwargs)
+            if stored.get("model_type") != QuaLAMiniLMConfig.model_type:
+                if stored.get("model_type") not in BACKBONE_POSITION_SCHEMES:
+                    raise CheckpointError(
+                        f"{path} holds a {stored.get('model_type')!r} checkpoint, which cannot become a QuaLA-MiniLM; "
+                        f"legal kinds are {sorted(BACKBONE_POSITION_SCHEMES)} and 'quala_minilm'"
+                    )
+                config = AutoConfig.from_pretrained(path, **hub)
+        if isinstance(config, PreTrainedConfig) and not isinstance(config, QuaLAMiniLMConfig):
+            kwargs["config"] = cls._convert_config(config, path, hub, kwargs)
+            kwargs.setdefault("dtype", torch.float32)
+        prefix = "" if cls is QuaLAMiniLMModel else f"{cls.base_model_prefix}."
+        kwargs.setdefault("key_mapping", {r"^(bert|roberta)\.": prefix})
+        loaded = super().from_pretrained(path, *args, **kwargs)
+        # Otherwise save_pretrained would translate the names back to those of the backbone, which it cannot do here.
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._weight_conversions = None
+        return loaded
 
-    @classmethod
+    @staticmethod
     def _convert_config(
-        cls, path: Any, stored: dict[str, Any], hub: dict[str, Any], kwargs: dict[str, Any]
+        backbone: PreTrainedConfig, path: Any, hub: dict[str, Any], kwargs: dict[str, Any]
     ) -> QuaLAMiniLMConfig:
-        if stored.get("model_type") not in BACKBONE_POSITION_SCHEMES:
-            raise CheckpointError(
-                f"{path} holds a {stored.get('model_type')!r} checkpoint, which cannot become a QuaLA-MiniLM; legal kinds "
-                f"are {sorted(BACKBONE_POSITION_SCHEMES)} and 'quala_minilm'"
-            )
-        overrides = {name: kwargs.pop(name) for name in QuaLAMiniLMConfig.__dataclass_fields__ if name in kwargs}
-        kwargs.update({name: overrides.pop(name) for name in ("dtype",) if name in overrides})
-        if "sep_token_id" not in overrides:
+        fields = set(QuaLAMiniLMConfig.__dataclass_fields__) - {"dtype"}  # which says how to load, not what
+        overrides = {name: kwargs.pop(name) for name in fields & set(kwargs)}
+        if "sep_token_id" not in overrides and path is not None:
             try:
                 separator = AutoTokenizer.from_pretrained(path, **hub).sep_token_id
             except (OSError, ValueError):  # weights alone: the usual separator of the vocabulary applies
                 separator = None
             if separator is not None:
                 overrides["sep_token_id"] = separator
-        return QuaLAMiniLMConfig.from_backbone_config(AutoConfig.from_pretrained(path, **hub), **overrides)
+        return QuaLAMiniLMConfig.from_backbone_config(backbone, **overrides)
 
 
-class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
+class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):  # type: ignore[no-untyped-call]
     """The encoder without a task head. Dropped tokens keep the hidden state that they left with."""
 
     def __init__(self, config: QuaLAMiniLMConfig) -> None:
         super().__init__(config)
         self.embeddings = QuaLAMiniLMEmbeddings(config)
         self.encoder = QuaLAMiniLMEncoder(config)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the word embeddings."""
@@ -451,7 +477,7 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embeddings."""
-        self.embeddings.word_embeddings = value
+        self.embeddings.word_embeddings = value  # type: ignore[assignment]
 
     def encode(
         self,
@@ -482,7 +508,7 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
         """
         limit = self.config.max_position_embeddings
         limit -= self.embeddings.pad_token_id + 1 if self.config.position_scheme == "roberta" else 0
-        if not torch.jit.is_tracing() and input_ids.shape[1] > limit:
+        if not _is_tracing() and input_ids.shape[1] > limit:
             raise ConfigurationError(
                 f"a sequence of {input_ids.shape[1]} tokens exceeds the {limit} positions of the model; "
                 "use windows of at most that many tokens"
@@ -491,7 +517,7 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         tokens = find_tokens(input_ids, attention_mask, self.config.sep_token_id, self.config.protected_tokens)
         embeddings = self.embeddings(input_ids, token_type_ids, position_ids)
-        return self.encoder(embeddings, tokens, ratios, readout, **options)
+        return self.encoder(embeddings, tokens, ratios, readout, **options)  # type: ignore[no-any-return]
 
     def forward(
         self,
@@ -509,12 +535,13 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
 
         Args:
             input_ids: Token ids. *Shape:* `(batch_size, sequence_length)`
-            attention_mask: 1 for real tokens; all if None. *Shape:* `(batch_size, sequence_length)`
+            attention_mask: 1 for real tokens, which come first; all if None.
+                *Shape:* `(batch_size, sequence_length)`
             token_type_ids: Zeros if None. *Shape:* `(batch_size, sequence_length)`
             position_ids: Usual numbering if None. *Shape:* `(batch_size, sequence_length)`
             budget: As in `set_budget`; None takes what `set_budget` chose.
-            retention: Retention ratio of each layer in `config.dropping_layers`, instead of a budget: the form in which
-                an exported graph takes it. *Shape:* `(num_dropping_layers,)`
+            retention: Retention ratio of each layer in `config.dropping_layers`, instead of a budget: the form in
+                which an exported graph takes it. *Shape:* `(num_dropping_layers,)`
             skip_layers: Layers that LayerDrop removes.
             output_hidden_states: Return the hidden states of every layer, each with the tokens that left it.
             return_dict: False returns a tuple.
@@ -524,7 +551,7 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
         """
         encoded = self.encode(
             nn.Identity(),
-            self._ratios(budget, retention),
+            self._ratios(budget, retention, skip_layers),
             input_ids,
             attention_mask,
             token_type_ids,
@@ -532,7 +559,9 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
             skip_layers=skip_layers,
             output_hidden_states=_default(output_hidden_states, self.config.output_hidden_states),
         )
-        output = BaseModelOutput(last_hidden_state=encoded.last_readout, hidden_states=encoded.hidden_states)
+        output = BaseModelOutput(
+            **_fields(last_hidden_state=encoded.last_readout, hidden_states=encoded.hidden_states)
+        )
         return output if _default(return_dict, self.config.return_dict) else output.to_tuple()
 
 
@@ -548,14 +577,14 @@ class QuaLAQuestionAnsweringOutput(QuestionAnsweringModelOutput):
     survival: Tensor | None = None
 
 
-class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
+class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):  # type: ignore[no-untyped-call]
     """The encoder with a span head, which reads each token where it left the encoder."""
 
     def __init__(self, config: QuaLAMiniLMConfig) -> None:
         super().__init__(config)
         self.quala = QuaLAMiniLMModel(config)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -576,15 +605,16 @@ class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
 
         Args:
             input_ids: Token ids. *Shape:* `(batch_size, sequence_length)`
-            attention_mask: 1 for real tokens; all if None. *Shape:* `(batch_size, sequence_length)`
+            attention_mask: 1 for real tokens, which come first; all if None.
+                *Shape:* `(batch_size, sequence_length)`
             token_type_ids: Zeros if None. *Shape:* `(batch_size, sequence_length)`
             position_ids: Usual numbering if None. *Shape:* `(batch_size, sequence_length)`
             start_positions: Index of the answer's first token; an index outside the sequence is ignored.
                 *Shape:* `(batch_size,)`
             end_positions: Index of the answer's last token. *Shape:* `(batch_size,)`
             budget: As in `set_budget`; None takes what `set_budget` chose.
-            retention: Retention ratio of each layer in `config.dropping_layers`, instead of a budget: the form in which
-                an exported graph takes it. *Shape:* `(num_dropping_layers,)`
+            retention: Retention ratio of each layer in `config.dropping_layers`, instead of a budget: the form in
+                which an exported graph takes it. *Shape:* `(num_dropping_layers,)`
             skip_layers: Layers that LayerDrop removes.
             output_hidden_states: Return the hidden states of every layer, each with the tokens that left it.
             output_survival: Return how many layers each token went through.
@@ -601,7 +631,7 @@ class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
         """
         encoded = self.quala.encode(
             self.qa_outputs,
-            self._ratios(budget, retention),
+            self._ratios(budget, retention, skip_layers),
             input_ids,
             attention_mask,
             token_type_ids,
@@ -615,11 +645,13 @@ class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
         if start_positions is not None and end_positions is not None:
             loss = (_span_loss(start_logits, start_positions) + _span_loss(end_logits, end_positions)) / 2
         output = QuaLAQuestionAnsweringOutput(
-            loss=loss,
-            start_logits=start_logits,
-            end_logits=end_logits,
-            hidden_states=encoded.hidden_states,
-            survival=encoded.survival,
+            **_fields(
+                loss=loss,
+                start_logits=start_logits,
+                end_logits=end_logits,
+                hidden_states=encoded.hidden_states,
+                survival=encoded.survival,
+            )
         )
         return output if _default(return_dict, self.config.return_dict) else output.to_tuple()
 
@@ -629,8 +661,16 @@ def _span_loss(logits: Tensor, positions: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits, positions.reshape(-1).clamp(0, ignored), ignore_index=ignored)
 
 
-def _default(value: bool | None, default: bool) -> bool:
-    return default if value is None else value
+def _fields(**fields: Any) -> dict[str, Any]:
+    return fields  # untyped, since transformers wants torch.FloatTensor, which no torch function is typed to return
+
+
+def _is_tracing() -> bool:
+    return torch.jit.is_tracing()  # type: ignore[attr-defined,no-any-return,no-untyped-call]
+
+
+def _default(value: bool | None, default: bool | None) -> bool:
+    return bool(default if value is None else value)
 
 
 __all__ = [

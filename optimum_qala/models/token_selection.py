@@ -1,7 +1,7 @@
 """Choosing which tokens survive a layer, and putting the outputs of those that left earlier back in their places.
 
-All functions here are pure tensor functions that also trace into a graph with a dynamic number of survivors: counts stay
-tensors while tracing and become Python integers otherwise.
+All functions here are pure tensor functions that also trace into a graph with a dynamic number of survivors: counts
+stay tensors while tracing and become Python integers otherwise.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class TokenScore:
     """A way to score tokens.
 
     Args:
-        score: Maps the attention probabilities of the scoring rows, `(batch_size, num_heads, num_rows, num_tokens)`, and
-            the mask of the rows that count, `(batch_size, num_rows)`, to scores `(batch_size, num_tokens)`.
+        score: Maps the attention probabilities of the scoring rows, `(batch_size, num_heads, num_rows, num_tokens)`,
+            and the mask of the rows that count, `(batch_size, num_rows)`, to scores `(batch_size, num_tokens)`.
         needs_question: True if the rows are [CLS] and the question, False if they are all tokens.
     """
 
@@ -59,8 +59,8 @@ def register_token_score(name: str, token_score: TokenScore) -> None:
 def column_sums(probabilities: Tensor, row_mask: Tensor) -> Tensor:
     """Sum the attention that each token receives over heads and over the rows that count.
 
-    This is the significance score of the Length-Adaptive Transformer (arXiv 2010.07003, section 3.1) where the rows are all
-    real tokens; padded rows do not vote.
+    This is the significance score of the Length-Adaptive Transformer (arXiv 2010.07003) where the rows are all real
+    tokens; padded rows do not vote.
 
     Args:
         probabilities: Attention probabilities before dropout.
@@ -103,8 +103,10 @@ class Tokens:
 
 
 def as_size(count: Tensor) -> int:
-    """Make a size of a 0-dimensional tensor: an integer, or while tracing the tensor itself, so that it stays dynamic."""
-    return count if torch.jit.is_tracing() else int(count)  # type: ignore[return-value]
+    """Make a size of a 0-dimensional tensor: an integer, or while tracing the tensor, so that it stays dynamic."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return count  # type: ignore[return-value]
+    return int(count)
 
 
 def find_tokens(input_ids: Tensor, attention_mask: Tensor, sep_token_id: int, protected_tokens: str) -> Tokens:
@@ -142,12 +144,13 @@ def count_survivors(ratio: Tensor | float, num_real_tokens: Tensor, tokens: Toke
         min_tokens: Lower bound of the count.
 
     Returns:
-        max(min_tokens, protected tokens, ceil(ratio * num_real_tokens)), at most the tokens that are there.
-        *Shape:* `(batch_size,)`
+        max(min_tokens, protected tokens, ceil(ratio * num_real_tokens)), but no more than there are, and 1 if there
+        are none. *Shape:* `(batch_size,)`
     """
     wanted = torch.ceil(num_real_tokens.to(torch.float32) * ratio - CEIL_TOLERANCE).to(torch.int64)
     wanted = torch.maximum(wanted.clamp(min=min_tokens), tokens.protected.sum(dim=1))
-    return torch.minimum(wanted, tokens.valid.sum(dim=1))
+    # A sample without a single token, such as a row that fills up a batch, keeps one entry: no tensor gets empty.
+    return torch.minimum(wanted, tokens.valid.sum(dim=1).clamp(min=1))
 
 
 @dataclass
@@ -179,7 +182,7 @@ def select_survivors(scores: Tensor, tokens: Tokens, num_kept: Tensor, score_poo
     """
     num_tokens = scores.shape[1]
     # In float32: half precision would tie scores that differ, and cannot hold the constants below.
-    scores = scores.to(torch.float32) * tokens.valid
+    scores = torch.where(tokens.valid > 0, scores.to(torch.float32), _NEVER)
     if score_pooling:
         pooled = torch.nn.functional.max_pool1d(
             scores.unsqueeze(1), kernel_size=2 * score_pooling + 1, stride=1, padding=score_pooling
