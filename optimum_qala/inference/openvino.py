@@ -1,0 +1,365 @@
+"""QuaLA-MiniLM in OpenVINO: one graph, any budget, chosen per call."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import HfApi
+from numpy.typing import NDArray
+from transformers import AutoConfig
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
+from transformers.utils import logging
+
+from optimum_qala._compat import require
+from optimum_qala.checkpoints import load_backbone
+from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError
+from optimum_qala.inference.graph import (
+    PRECISION_KEY,
+    check_graph,
+    choose_precision,
+    find_file,
+    read_graph,
+    retention_of,
+)
+from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
+from optimum_qala.models.length_config import LengthConfig
+from optimum_qala.quantization.configuration import CONFIG_NAME, IR_NAME, RETENTION_INPUT, OVQuaLAConfig
+from optimum_qala.quantization.cpu import describe_overflow_risk
+
+
+require("openvino", "OVQuaLAMiniLMForQuestionAnswering")
+
+from optimum.intel.openvino.modeling import OVModelForQuestionAnswering  # noqa: E402  # the message above first
+
+from optimum_qala.quantization.export import export_model  # noqa: E402
+
+
+__all__ = ["OVQuaLAMiniLMForQuestionAnswering"]
+
+logger = logging.get_logger(__name__)
+
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: ignore[misc]
+    """A QuaLA-MiniLM that OpenVINO runs. Calls take the same `budget` as the torch model's.
+
+    The graph is compiled by the first call. Threads may share a model: each runs an infer request of its own. A thread
+    that needs another budget than the others names it in the call; `set_budget` changes it for all.
+
+    Args:
+        model: The graph, with its `retention` input.
+        config: Configuration of the model.
+        precision: What float operations run in: "f32", or "bf16" where the CPU has it. Int8 operations are int8 either
+            way. "f32" by default, because OpenVINO otherwise runs float models in bf16 on CPUs that have it.
+        ov_config: OpenVINO's own settings, such as {"INFERENCE_NUM_THREADS": 1}.
+        quantization: How the model was quantized, if it was.
+        kwargs: Passed on to `OVModelForQuestionAnswering`: `device`, `dynamic_shapes`, `compile` (False by default).
+
+    Raises:
+        BackendError: If the graph takes no retention ratios, or not as many as the configuration says, or if the CPU
+            lacks the precision.
+        ConfigurationError: If `precision` is not one of `PRECISIONS`, or contradicts `ov_config`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        config: QuaLAMiniLMConfig,
+        *,
+        precision: str | None = None,
+        ov_config: dict[str, Any] | None = None,
+        quantization: OVQuaLAConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_graph(model, config)
+        ov_config = dict(ov_config or {})
+        ov_config[PRECISION_KEY] = choose_precision(precision, ov_config.get(PRECISION_KEY))
+        self.quantization = quantization
+        self._budget: LengthConfig | None = None
+        self._compile_lock = threading.Lock()
+        self._local = threading.local()
+        super().__init__(model, config, ov_config=ov_config, **({"compile": False} | kwargs))
+
+    @property
+    def precision(self) -> str:
+        """What float operations run in: what OpenVINO reports once the graph is compiled, what was asked for before."""
+        if self.request is None:
+            return str(self.ov_config[PRECISION_KEY])
+        names = {"f32": "f32", "float": "f32", "bf16": "bf16", "bfloat16": "bf16"}
+        reported = self.request.get_property(PRECISION_KEY)
+        reported = reported.get_type_name() if hasattr(reported, "get_type_name") else str(reported)
+        return names.get(reported, reported)
+
+    @property
+    def budget(self) -> LengthConfig | None:
+        """LengthConfig that calls use where they name no budget; None is full length."""
+        return self._budget
+
+    def set_budget(self, budget: Any = None) -> None:
+        """Choose the budget of the calls that name none.
+
+        Args:
+            budget: A named budget, "full", a LengthConfig, ratios such as "1,1,0.8,0.8,0.5,0.5", or None for full length.
+
+        Raises:
+            UnknownBudgetError: If it is a name that the model does not carry.
+            LengthConfigError: If it does not fit the model.
+        """
+        self._budget = self.config.resolve_budget(budget)
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: torch.Tensor | NDArray[np.int64],
+        attention_mask: torch.Tensor | NDArray[np.int64] | None = None,
+        token_type_ids: torch.Tensor | NDArray[np.int64] | None = None,
+        budget: Any = None,
+    ) -> QuestionAnsweringModelOutput:
+        """Score every token as the start and as the end of the answer.
+
+        Args:
+            input_ids: Token ids. *Shape:* `(batch_size, sequence_length)`
+            attention_mask: 1 for real tokens; all if None. *Shape:* `(batch_size, sequence_length)`
+            token_type_ids: Zeros if None; not read by a model that has one segment. *Shape:* as `input_ids`
+            budget: As in `set_budget`; None takes what `set_budget` chose.
+
+        Returns:
+            Start and end logits, `(batch_size, sequence_length)` each, of the kind (torch or numpy) that was given.
+
+        Raises:
+            CheckpointError: If a token id is outside the vocabulary.
+            ConfigurationError: If the sequence is too long.
+            LengthConfigError: If the budget does not fit the model.
+            UnknownBudgetError: If the model has no budget of that name.
+        """
+        length_config = self._budget if budget is None else self.config.resolve_budget(budget)
+        ids = np.asarray(input_ids)
+        self._check_ids(ids)
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask),
+            RETENTION_INPUT: retention_of(length_config, self.config.dropping_layers),
+        }
+        if "token_type_ids" in self.input_names:
+            inputs["token_type_ids"] = np.zeros_like(ids) if token_type_ids is None else np.asarray(token_type_ids)
+        self.compile()
+        outputs = self._infer_request().infer(inputs, share_inputs=True)
+        logits = [outputs[name] for name in ("start_logits", "end_logits")]
+        start_logits, end_logits = logits if isinstance(input_ids, np.ndarray) else map(torch.from_numpy, logits)
+        return QuestionAnsweringModelOutput(start_logits=start_logits, end_logits=end_logits)
+
+    def _check_ids(self, ids: NDArray[np.int64]) -> None:
+        # OpenVINO reads past the end of an embedding table without any error.
+        config = self.config
+        limit = config.max_position_embeddings
+        limit -= config.pad_token_id + 1 if config.position_scheme == "roberta" else 0
+        if ids.shape[1] > limit:
+            raise ConfigurationError(
+                f"a sequence of {ids.shape[1]} tokens exceeds the {limit} positions of the model; "
+                "use windows of at most that many tokens"
+            )
+        if ids.size and not 0 <= ids.min() <= ids.max() < config.vocab_size:
+            raise CheckpointError(
+                f"input_ids go from {ids.min()} to {ids.max()}, but the model embeds tokens 0 to {config.vocab_size - 1}; "
+                "use the tokenizer that the model was trained with"
+            )
+
+    def compile(self) -> None:
+        """Compile the graph if it is not compiled yet; the first call does it otherwise."""
+        if self.request is None:
+            with self._compile_lock:
+                super().compile()
+
+    def _infer_request(self) -> Any:
+        """Return the calling thread's request, for a compiled model itself shares one among all callers."""
+        compiled = self.request
+        if getattr(self._local, "compiled", None) is not compiled:
+            self._local.compiled, self._local.request = compiled, compiled.create_infer_request()
+        return self._local.request
+
+    def _reshape(self, model: Any, batch_size: int, sequence_length: int, *_: Any) -> Any:
+        """Set batch size and sequence length of every input but retention, which has neither."""
+        shapes = {}
+        for tensor in model.inputs:
+            shape = tensor.get_partial_shape()
+            if RETENTION_INPUT not in tensor.get_names():
+                shape[0], shape[1] = batch_size, sequence_length
+            shapes[tensor] = shape
+        model.reshape(shapes)
+        return model
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        model_id: str | Path,
+        export: bool | None = None,
+        *,
+        config: QuaLAMiniLMConfig | None = None,
+        precision: str | None = None,
+        device: str = "CPU",
+        ov_config: dict[str, Any] | None = None,
+        dynamic_shapes: bool = True,
+        compile: bool = False,  # noqa: A002  # upstream's name
+        **kwargs: Any,
+    ) -> OVQuaLAMiniLMForQuestionAnswering:
+        """Load an exported model, or export a torch checkpoint and load that.
+
+        Args:
+            model_id: Folder or repository id.
+            export: False loads `openvino_model.xml`; True exports the torch checkpoint, of a QuaLA-MiniLM or of a plain
+                BERT, RoBERTa or XLM-R, even if there is an exported model; None exports if there is none.
+            config: Configuration to use instead of the stored one.
+            precision: See the class.
+            device: OpenVINO device.
+            ov_config: See the class.
+            dynamic_shapes: Accept any batch size and length.
+            compile: Compile now instead of in the first call.
+            kwargs: `cache_dir`, `force_download`, `local_files_only`, `token`, `revision`, `subfolder`; when exporting,
+                fields of `QuaLAMiniLMConfig` too, for example `drop_layers=[1, 3, 5]`.
+
+        Returns:
+            The model.
+
+        Raises:
+            BackendError: If there is no exported model and `export` is False, or it takes no retention ratios.
+            CheckpointError: If the files are damaged, or the checkpoint is of another kind or has no trained span head.
+            ConfigurationError: If a field of the configuration is given for a model that is exported already.
+        """
+        hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        options = {"precision": precision, "device": device, "ov_config": ov_config}
+        options |= {"dynamic_shapes": dynamic_shapes, "compile": compile}
+        file = None if export else find_file(model_id, IR_NAME, hub)
+        if file is None and export is False:
+            raise BackendError(
+                f"{model_id} holds no {IR_NAME}; pass export=True to export its torch checkpoint, or quantize it first"
+            )
+        if file is None:
+            if export is None:
+                logger.warning(
+                    f"{model_id} holds no {IR_NAME}: exporting its torch checkpoint. save_pretrained keeps the result."
+                )
+            return cls._export_and_load(model_id, config, hub, options, kwargs)
+        if kwargs:
+            raise ConfigurationError(
+                f"{sorted(kwargs)} cannot change {model_id}, which is exported already; pass export=True to export its "
+                "torch checkpoint anew"
+            )
+        weights = find_file(model_id, str(Path(IR_NAME).with_suffix(".bin")), hub)
+        if weights is None:
+            raise CheckpointError(f"{model_id} holds {IR_NAME} without its .bin file; download or export it again")
+        quantization = find_file(model_id, CONFIG_NAME, hub)
+        stored = None if quantization is None else OVQuaLAConfig.from_json_file(quantization)
+        if stored is not None and (risk := describe_overflow_risk(stored.applied.get("overflow_fix"))):
+            logger.warning(f"{model_id}: {risk}")
+        config = AutoConfig.from_pretrained(model_id, **hub) if config is None else config
+        return cls(read_graph(file), config, quantization=stored, model_save_dir=file.parent, **options)
+
+    @classmethod
+    def _export_and_load(
+        cls,
+        model_id: str | Path,
+        config: QuaLAMiniLMConfig | None,
+        hub: dict[str, Any],
+        options: dict[str, Any],
+        overrides: dict[str, Any],
+    ) -> OVQuaLAMiniLMForQuestionAnswering:
+        if config is not None:
+            overrides = {**overrides, "config": config}
+        model, report = load_backbone(model_id, **hub, **overrides)
+        if report.has_new_head:
+            raise CheckpointError(
+                f"{model_id} has no trained span head, so its answers would be random; fine-tune it first"
+            )
+        return cls.from_model(model, **options)
+
+    @classmethod
+    def from_model(cls, model: Any, **options: Any) -> OVQuaLAMiniLMForQuestionAnswering:
+        """Export a torch model that is in memory.
+
+        Args:
+            model: A `QuaLAMiniLMForQuestionAnswering`.
+            options: Arguments of the class.
+
+        Returns:
+            The exported model.
+
+        Raises:
+            BackendError: If no layer of the model may drop tokens.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            config = export_model(model, folder)
+            # Read into memory: the folder goes away.
+            graph = read_graph(Path(folder) / IR_NAME, in_memory=True)
+        return cls(graph, config, **options)
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write the graph, config.json and, for a quantized model, how it was quantized.
+
+        Args:
+            save_directory: Folder; made if it does not exist.
+            push_to_hub: Upload the folder afterwards.
+            kwargs: Arguments of `push_to_hub`; `repo_id` is the folder's name if not given.
+        """
+        import openvino
+
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Under another name first: the graph in memory may be mapped from the very files that it replaces.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+            openvino.save_model(self.model, Path(temporary) / IR_NAME, compress_to_fp16=False)
+            for file in sorted(Path(temporary).iterdir()):  # .bin first, so that an .xml never lacks its weights
+                os.replace(file, folder / file.name)
+        self.config.save_pretrained(folder)
+        if self.quantization is not None:
+            self.quantization.save_pretrained(folder)
+        if push_to_hub:
+            self.push_to_hub(**({"repo_id": folder.name} | kwargs))
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        tokenizer: Any = None,
+        readme: str | None = None,
+        commit_message: str = "Upload QuaLA-MiniLM for OpenVINO",
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> Any:
+        """Upload the model in one commit. Files of the repository that have other names stay.
+
+        Args:
+            repo_id: Repository, made if it does not exist.
+            tokenizer: Tokenizer to upload along.
+            readme: Model card to upload along.
+            commit_message: Message of the commit.
+            private: Make a new repository private.
+            token: Access token; the stored one by default.
+            revision: Branch to commit to.
+            create_pr: Open a pull request instead.
+
+        Returns:
+            What `HfApi.upload_folder` returns.
+        """
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+            if readme is not None:
+                (Path(folder) / "README.md").write_text(readme, encoding="utf-8")
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+            )

@@ -1,0 +1,1 @@
+"""Export to OpenVINO and quantization to int8."""

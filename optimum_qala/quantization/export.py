@@ -1,0 +1,123 @@
+"""Export to OpenVINO: one graph that serves every budget, because the retention ratios are one of its inputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optimum_qala._compat import require
+from optimum_qala.errors import BackendError, ConfigurationError
+from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
+from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering
+from optimum_qala.quantization.configuration import IR_NAME, RETENTION_INPUT
+
+
+require("openvino", "exporting to OpenVINO")
+
+from optimum.exporters.openvino import export  # noqa: E402  # the message above first
+from optimum.exporters.openvino.model_configs import BertOpenVINOConfig  # noqa: E402
+from optimum.utils.input_generators import DummyInputGenerator  # noqa: E402
+
+
+__all__ = ["QuaLAMiniLMOpenVINOConfig", "export_model", "narrow_config"]
+
+
+class DummyRetentionGenerator(DummyInputGenerator):  # type: ignore[misc]
+    """Makes the retention input of the example that the model is traced with."""
+
+    SUPPORTED_INPUT_NAMES = (RETENTION_INPUT,)
+
+    def __init__(self, task: str, normalized_config: Any, **_: Any) -> None:
+        self.num_dropping_layers = len(normalized_config.config.dropping_layers)
+
+    def generate(
+        self, input_name: str, framework: str = "pt", int_dtype: str = "int64", float_dtype: str = "fp32"
+    ) -> torch.Tensor:
+        """Return falling ratios, so that every layer of the example drops. *Shape:* `(num_dropping_layers,)`."""
+        return torch.linspace(0.9, 0.5, self.num_dropping_layers, dtype=torch.float32)
+
+
+class QuaLAMiniLMOpenVINOConfig(BertOpenVINOConfig):  # type: ignore[misc]
+    """How Optimum exports a QuaLA-MiniLM: as a BERT, with one input more.
+
+    `retention` holds the retention ratio of each layer in `config.dropping_layers`. Segment ids are an input only of
+    models that tell segments apart.
+    """
+
+    DUMMY_INPUT_GENERATOR_CLASSES = (*BertOpenVINOConfig.DUMMY_INPUT_GENERATOR_CLASSES, DummyRetentionGenerator)
+
+    @property
+    def inputs(self) -> dict[str, dict[int, str]]:
+        """Names of the inputs, and their dynamic axes."""
+        inputs = dict(super().inputs)
+        if self._config.type_vocab_size < 2:
+            del inputs["token_type_ids"]
+        return {**inputs, RETENTION_INPUT: {}}
+
+
+def export_model(
+    model: QuaLAMiniLMForQuestionAnswering, folder: str | Path, *, drop_layers: Sequence[int] | None = None
+) -> QuaLAMiniLMConfig:
+    """Export a model to a folder that `OVQuaLAMiniLMForQuestionAnswering.from_pretrained` loads.
+
+    Batch size, sequence length and token counts are dynamic. Weights are stored in float32. The model is left as it is.
+
+    Args:
+        model: The trained model.
+        folder: Where to write the graph and config.json.
+        drop_layers: 0-based layers that may drop in the graph; those of the model by default. Fewer layers make a
+            faster graph, but budgets that drop in other layers no longer fit.
+
+    Returns:
+        The configuration that was written.
+
+    Raises:
+        BackendError: If no layer may drop, so that the graph could not take a budget.
+        ConfigurationError: If `drop_layers` are not layers that may drop in the model.
+        LengthConfigError: If a budget of the model drops in another layer.
+    """
+    if drop_layers is not None:
+        unknown = sorted(set(drop_layers) - set(model.config.dropping_layers))
+        if unknown:
+            raise ConfigurationError(
+                f"layer {unknown[0]} may not drop tokens; this model drops in layers {list(model.config.dropping_layers)}"
+            )
+    config = narrow_config(model.config, model.config.drop_layers if drop_layers is None else drop_layers)
+    if not config.dropping_layers:
+        raise BackendError(
+            "no layer of this model may drop tokens (drop_layers is []), so one graph cannot serve budgets; "
+            "set drop_layers, or export the plain model with optimum-cli export openvino"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # A copy, because exporting changes the mode, the precision and the configuration of what it is given.
+    traced = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
+    traced.set_budget(None)
+    traced.config.drop_layers = config.drop_layers
+    traced.config._attn_implementation = "sdpa"  # one fused operation in the graph
+    export_config = QuaLAMiniLMOpenVINOConfig(traced.config, task="question-answering")
+    export(traced, export_config, folder / IR_NAME, stateful=False, library_name="transformers")
+    config.save_pretrained(folder)
+    return config
+
+
+def narrow_config(config: QuaLAMiniLMConfig, drop_layers: Sequence[int] | None) -> QuaLAMiniLMConfig:
+    """Copy a configuration, with other layers that may drop.
+
+    Args:
+        config: The configuration.
+        drop_layers: 0-based layers; None means all of them.
+
+    Returns:
+        The copy, checked: its budgets fit.
+
+    Raises:
+        LengthConfigError: If a budget drops in another layer.
+    """
+    fields = config.to_dict()
+    fields["drop_layers"] = None if drop_layers is None else sorted(drop_layers)
+    return QuaLAMiniLMConfig.from_dict(fields)
