@@ -1,8 +1,7 @@
 """optimum-qala: length-adaptive int8 MiniLM for question answering, with a budget chosen per call.
 
-Importing the package registers QuaLA-MiniLM with transformers' Auto classes and Optimum's exporters, and does nothing
-else. The model, its configuration and `LengthConfig` load at once; everything else, with its dependencies, when it is
-first used.
+Importing the package registers QuaLA-MiniLM with transformers' Auto classes and does nothing else. The model, its
+configuration and `LengthConfig` load at once; everything else, with its dependencies, when it is first used.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering, QuaLAMiniLMModel
-from optimum_qala.registration import register_auto_classes, register_openvino_export
+from optimum_qala.registration import register_auto_classes
 from optimum_qala.version import __version__
 
 
@@ -42,7 +41,6 @@ __all__ = [
 ]
 
 register_auto_classes()
-register_openvino_export()
 
 
 def __getattr__(name: str) -> Any:

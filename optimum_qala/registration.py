@@ -1,8 +1,6 @@
-"""Registers QuaLA-MiniLM with transformers' Auto classes and Optimum. Never touches the entry of another architecture."""
+"""Registers QuaLA-MiniLM with transformers' Auto classes. Never touches the entry of another architecture."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering
 
@@ -15,22 +13,3 @@ def register_auto_classes() -> None:
     AutoConfig.register(QuaLAMiniLMConfig.model_type, QuaLAMiniLMConfig, exist_ok=True)
     AutoModel.register(QuaLAMiniLMConfig, QuaLAMiniLMModel, exist_ok=True)
     AutoModelForQuestionAnswering.register(QuaLAMiniLMConfig, QuaLAMiniLMForQuestionAnswering, exist_ok=True)
-
-
-def register_openvino_export() -> None:
-    """Tell Optimum how to export the model to OpenVINO; calling it again changes nothing.
-
-    OpenVINO itself is not imported before an export starts.
-    """
-    try:
-        from optimum.exporters.tasks import TasksManager
-    except ImportError:  # the model works without Optimum
-        return
-    register = TasksManager.create_register("openvino", overwrite_existing=True)
-    register(QuaLAMiniLMConfig.model_type, "question-answering")(_make_openvino_config)
-
-
-def _make_openvino_config(*args: Any, **kwargs: Any) -> Any:
-    from optimum_qala.quantization.export import QuaLAMiniLMOpenVINOConfig
-
-    return QuaLAMiniLMOpenVINOConfig(*args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,21 @@ import torch
 from optimum_qala._compat import require
 from optimum_qala.errors import BackendError, ConfigurationError
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
-from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering
+from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering, QuaLAMiniLMPreTrainedModel
 from optimum_qala.quantization.configuration import IR_NAME, RETENTION_INPUT
 
 
 require("openvino", "exporting to OpenVINO")
 
-from optimum.exporters.openvino import export  # noqa: E402  # the message above first
-from optimum.exporters.openvino.model_configs import BertOpenVINOConfig  # noqa: E402
+from optimum.exporters.openvino import convert  # noqa: E402  # the message above first
+from optimum.exporters.openvino.model_configs import (  # noqa: E402
+    BertOpenVINOConfig,
+    register_in_tasks_manager,
+)
 from optimum.utils.input_generators import DummyInputGenerator  # noqa: E402
 
 
-__all__ = ["QuaLAMiniLMOpenVINOConfig", "export_model", "narrow_config"]
+__all__ = ["QuaLAMiniLMOpenVINOConfig", "export_model", "narrow_config", "register_export"]
 
 
 class DummyRetentionGenerator(DummyInputGenerator):  # type: ignore[misc]
@@ -100,7 +104,7 @@ def export_model(
     traced.config.drop_layers = config.drop_layers
     traced.config._attn_implementation = "sdpa"  # one fused operation in the graph
     export_config = QuaLAMiniLMOpenVINOConfig(traced.config, task="question-answering")
-    export(traced, export_config, folder / IR_NAME, stateful=False, library_name="transformers")
+    convert.export(traced, export_config, folder / IR_NAME, stateful=False, library_name="transformers")
     config.save_pretrained(folder)
     return config
 
@@ -121,3 +125,27 @@ def narrow_config(config: QuaLAMiniLMConfig, drop_layers: Sequence[int] | None) 
     fields = config.to_dict()
     fields["drop_layers"] = None if drop_layers is None else sorted(drop_layers)
     return QuaLAMiniLMConfig.from_dict(fields)
+
+
+def register_export() -> None:
+    """Teach Optimum's exporter to export a QuaLA-MiniLM; calling it again changes nothing.
+
+    `export_model` does not need it. It is for `optimum-cli export openvino` and
+    `optimum.exporters.openvino.main_export`.
+    """
+    register_in_tasks_manager(QuaLAMiniLMConfig.model_type, "question-answering", library_name="transformers")(
+        QuaLAMiniLMOpenVINOConfig
+    )
+    infer_library = convert._infer_library_from_model_or_model_class
+    if getattr(infer_library, "knows_quala", False):
+        return
+
+    # optimum-intel takes every class whose module begins with "optimum", hence ours, for a wrapper of its own.
+    @functools.wraps(infer_library)
+    def infer_library_or_transformers(model: Any, library_name: str | None = None) -> str:
+        if isinstance(model, QuaLAMiniLMPreTrainedModel):
+            return library_name or "transformers"
+        return str(infer_library(model, library_name=library_name))
+
+    infer_library_or_transformers.knows_quala = True  # type: ignore[attr-defined]
+    convert._infer_library_from_model_or_model_class = infer_library_or_transformers
