@@ -1,0 +1,1 @@
+"""Distillation losses: pure functions of tensors, each with its source."""

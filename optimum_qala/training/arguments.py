@@ -1,0 +1,71 @@
+"""Arguments of `QuaLATrainer`: those of transformers' Trainer and the settings of length-adaptive training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from optimum_qala.distillation.divergences import check_divergence
+from optimum_qala.errors import ConfigurationError
+
+
+@dataclass
+class QuaLATrainingArguments(TrainingArguments):
+    """`TrainingArguments` plus LengthDrop, LayerDrop, the sandwich rule and in-place distillation.
+
+    Every optimisation step runs the full-length model on the labels and then sub-models, which learn from the
+    full-length model's logits: the smallest one and a few random ones (sandwich rule). Settings of the published
+    recipe, where they differ from the defaults: `num_random_sub_models=2`, `layer_drop_prob=0.2`,
+    `divergence="reverse"`.
+
+    Raises:
+        ConfigurationError: If a value is not legal.
+    """
+
+    drop_ratio_bound: float = field(
+        default=0.2, metadata={"help": "Largest share of its tokens that a layer drops in a sub-model."}
+    )
+    smallest_sub_model: bool = field(
+        default=True, metadata={"help": "Run the smallest sub-model in every step (sandwich rule)."}
+    )
+    num_random_sub_models: int = field(default=1, metadata={"help": "Random sub-models in every step."})
+    layer_drop_prob: float = field(
+        default=0.0, metadata={"help": "Probability with which a sub-model skips each layer (LayerDrop)."}
+    )
+    divergence: str = field(
+        default="forward",
+        metadata={"help": "How sub-models learn from the full-length model: forward, reverse or skew KL."},
+    )
+    skew: float = field(default=0.1, metadata={"help": "Share of the full-length model in the mixture of skew KL."})
+    temperature: float = field(default=1.0, metadata={"help": "Divides logits before they are compared."})
+    sub_model_label_weight: float = field(
+        default=0.0, metadata={"help": "Share of the labels in a sub-model's loss; the rest is distillation."}
+    )
+    teacher_weight: float = field(
+        default=0.5, metadata={"help": "Share of the teacher in the full-length model's loss, where one is given."}
+    )
+    eval_budgets: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Budgets besides full length to evaluate at: names or ratios such as 1,1,0.8,0.8,0.5,0.5."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_divergence(self.divergence, self.temperature, self.skew)
+        if self.num_random_sub_models < 0:
+            raise ConfigurationError(
+                f"num_random_sub_models {self.num_random_sub_models} is negative; 0 turns them off"
+            )
+        for name in ("drop_ratio_bound", "layer_drop_prob"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigurationError(f"{name} {getattr(self, name)} is not in [0, 1)")
+        for name in ("sub_model_label_weight", "teacher_weight"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigurationError(f"{name} {getattr(self, name)} is not in [0, 1]")
+
+    @property
+    def num_sub_models(self) -> int:
+        """Sub-model passes in every step; 0 means that length-adaptive training is off."""
+        can_drop = self.drop_ratio_bound > 0.0 or self.layer_drop_prob > 0.0
+        return (int(self.smallest_sub_model) + self.num_random_sub_models) if can_drop else 0

@@ -1,0 +1,272 @@
+"""Length-adaptive training on top of transformers' Trainer: LengthDrop, sandwich rule and in-place distillation.
+
+Sources: Length-Adaptive Transformer (arXiv 2010.07003, section 3.2) for LengthDrop, LayerDrop and the losses;
+Universally Slimmable Networks (arXiv 1903.05134) for the sandwich rule and in-place distillation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from optimum_qala.distillation.divergences import span_divergence
+from optimum_qala.errors import ConfigurationError
+from optimum_qala.models.length_config import LengthConfig
+from optimum_qala.question_answering.features import WindowOptions, tokenize_for_training
+from optimum_qala.question_answering.predictor import evaluate
+from optimum_qala.question_answering.records import QARecord
+from optimum_qala.training.arguments import QuaLATrainingArguments
+from optimum_qala.training.sampling import sample_length_config, sample_skip_layers, smallest_length_config
+
+
+logger = logging.get_logger(__name__)
+
+_LABELS = ("start_positions", "end_positions")
+
+
+@dataclass(frozen=True)
+class SubModel:
+    """One sub-model pass.
+
+    Args:
+        name: "smallest" or "random", under which its loss is logged.
+        length_config: How many tokens it keeps.
+        skip_layers: Layers that LayerDrop removes.
+    """
+
+    name: str
+    length_config: LengthConfig
+    skip_layers: tuple[int, ...]
+
+
+class QuaLATrainer(Trainer):
+    """Trains one model for every budget.
+
+    Args:
+        model: A `QuaLAMiniLMForQuestionAnswering`.
+        args: The arguments.
+        train_dataset: Features as `tokenize_for_training` makes them, or a list of `QARecord`.
+        eval_dataset: Likewise. Records are evaluated by F1 and exact match too, at full length (`eval_f1`) and at
+            every budget of `args.eval_budgets` (`eval_<budget>_f1`); features by their loss only.
+        teacher: A question answering model with the same tokenizer, whose logits the full-length model learns from
+            besides the labels. It stays outside the trained model and is never saved with it.
+        window_options: How long contexts are cut where records are given.
+        kwargs: The other arguments of transformers' Trainer. Records need the tokenizer as `processing_class`.
+
+    Raises:
+        ConfigurationError: If records come without a tokenizer, or a run on several GPUs is not started with torchrun.
+        UnknownBudgetError: If `args.eval_budgets` names a budget that the model does not carry.
+    """
+
+    args: QuaLATrainingArguments
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: QuaLATrainingArguments,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        teacher: PreTrainedModel | None = None,
+        window_options: WindowOptions | None = None,
+        **kwargs: Any,
+    ) -> None:
+        tokenizer = kwargs.get("processing_class")
+        self.window_options = window_options or WindowOptions()
+        self.eval_records: Sequence[QARecord] = eval_dataset if _holds_records(eval_dataset) else ()
+        for budget in args.eval_budgets:
+            model.config.resolve_budget(budget)
+        if args.n_gpu > 1:
+            raise ConfigurationError(
+                f"this process sees {args.n_gpu} GPUs: start one process for each with torchrun, "
+                "or set CUDA_VISIBLE_DEVICES to one of them"
+            )
+        super().__init__(
+            model,
+            args,
+            train_dataset=self._featurize(train_dataset, tokenizer),
+            eval_dataset=self._featurize(eval_dataset, tokenizer),
+            **kwargs,
+        )
+        # The span loss is a mean over the batch: let the Trainer divide by the accumulation steps, which it leaves to
+        # the model wherever forward takes keyword arguments.
+        self.model_accepts_loss_kwargs = False
+        self.teacher = None if teacher is None else teacher.to(self.args.device).eval().requires_grad_(False)
+        self._micro_step = (-1, 0)  # optimisation step, and how many batches of it have been seen
+        self._pass_losses: dict[str, list[Tensor]] = {}
+        if args.num_sub_models == 0:
+            logger.warning(
+                "Length-adaptive training is OFF: no sub-model is trained, so the model will lose much of its "
+                "accuracy below full length. Set num_random_sub_models or smallest_sub_model, and drop_ratio_bound > 0."
+            )
+
+    def _featurize(self, dataset: Any, tokenizer: Any) -> Any:
+        if not _holds_records(dataset):
+            return dataset
+        if tokenizer is None:
+            raise ConfigurationError("a dataset of QARecord needs the tokenizer: pass processing_class=tokenizer")
+        return tokenize_for_training(dataset, tokenizer, self.window_options)
+
+    def draw_sub_models(self, global_step: int, micro_step: int) -> list[SubModel]:
+        """Draw the sub-models of one batch.
+
+        They depend on the seed and the step alone, so a resumed training, and every process of a distributed one,
+        draws the same.
+
+        Args:
+            global_step: Optimisation steps done.
+            micro_step: Batches of this step that came before (gradient accumulation).
+
+        Returns:
+            The smallest sub-model, if it is on, then the random ones.
+        """
+        args, config = self.args, self.model.config
+        rng = random.Random(f"{args.seed}/{global_step}/{micro_step}")  # noqa: S311  # not for cryptography
+        names = ["smallest"] * args.smallest_sub_model + ["random"] * args.num_random_sub_models
+        sub_models = []
+        for name in names if args.num_sub_models else ():
+            skip = sample_skip_layers(rng, config.num_hidden_layers, args.layer_drop_prob)
+            shape = (config.num_hidden_layers, args.drop_ratio_bound, config.dropping_layers, skip)
+            length_config = smallest_length_config(*shape) if name == "smallest" else sample_length_config(rng, *shape)
+            sub_models.append(SubModel(name, length_config, skip))
+        return sub_models
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Run the full-length model and the sub-models on a batch, a backward pass after each.
+
+        The loss is (loss_full + sum of the sub-models' losses) / number of passes (Length-Adaptive Transformer,
+        section 3.2), divided by the accumulation steps. One pass's activations are in memory at a time.
+
+        Args:
+            model: The model, wrapped for distributed training or not.
+            inputs: The batch.
+            num_items_in_batch: Not used: the loss is a mean.
+
+        Returns:
+            The detached loss.
+        """
+        model.train()
+        if callable(getattr(self.optimizer, "train", None)):  # schedule-free optimizers have modes
+            self.optimizer.train()
+        inputs = self._prepare_inputs(inputs)
+        step, seen = self._micro_step
+        micro_step = seen + 1 if step == self.state.global_step else 0
+        self._micro_step = (self.state.global_step, micro_step)
+        sub_models = self.draw_sub_models(self.state.global_step, micro_step)
+        num_passes = 1 + len(sub_models)
+
+        with self._gradient_sync(model, last=not sub_models):
+            with self.compute_loss_context_manager():
+                loss, full_logits = self._full_length_loss(model, inputs)
+            total = self._backward("full", loss, num_passes)
+        for number, sub_model in enumerate(sub_models, start=1):
+            with self._gradient_sync(model, last=number == len(sub_models)):
+                with self.compute_loss_context_manager():
+                    loss = self._sub_model_loss(model, inputs, sub_model, full_logits)
+                total = total + self._backward(sub_model.name, loss, num_passes)
+        return total
+
+    def _backward(self, name: str, loss: Tensor, num_passes: int) -> Tensor:
+        self._pass_losses.setdefault(name, []).append(loss.detach())
+        scaled = loss / (num_passes * self.current_gradient_accumulation_steps)
+        self.accelerator.backward(scaled)
+        return scaled.detach()
+
+    @contextlib.contextmanager
+    def _gradient_sync(self, model: nn.Module, last: bool) -> Iterator[None]:
+        """Let distributed processes exchange gradients after the last pass only."""
+        with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+            yield
+
+    def _full_length_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        output = model(**inputs, budget="full")
+        logits = (output.start_logits, output.end_logits)
+        loss = output.loss
+        if self.teacher is not None:
+            features = {name: value for name, value in inputs.items() if name not in _LABELS}
+            with torch.no_grad():
+                taught = self.teacher(**features)
+            distilled = self._divergence((taught.start_logits, taught.end_logits), logits, inputs)
+            loss = (1.0 - self.args.teacher_weight) * loss + self.args.teacher_weight * distilled
+        return loss, (logits[0].detach(), logits[1].detach())
+
+    def _sub_model_loss(
+        self, model: nn.Module, inputs: dict[str, Any], sub_model: SubModel, full_logits: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        label_weight = self.args.sub_model_label_weight
+        features = inputs
+        if label_weight == 0.0:
+            features = {name: value for name, value in inputs.items() if name not in _LABELS}
+        output = model(**features, budget=sub_model.length_config, skip_layers=sub_model.skip_layers)
+        loss = self._divergence(full_logits, (output.start_logits, output.end_logits), inputs)
+        if label_weight > 0.0:
+            loss = label_weight * output.loss + (1.0 - label_weight) * loss
+        return loss
+
+    def _divergence(
+        self, teacher: tuple[Tensor, Tensor], student: tuple[Tensor, Tensor], inputs: dict[str, Any]
+    ) -> Tensor:
+        return span_divergence(
+            teacher,
+            student,
+            inputs["attention_mask"],
+            kind=self.args.divergence,
+            temperature=self.args.temperature,
+            skew=self.args.skew,
+        )
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, with the mean loss of each kind of pass beside the training loss.
+
+        Args:
+            logs: The values.
+            args: Passed on.
+            kwargs: Passed on.
+        """
+        if "loss" in logs and self._pass_losses:
+            for name, losses in self._pass_losses.items():
+                logs[f"loss_{name}"] = round(torch.stack(losses).mean().item(), 4)
+            self._pass_losses = {}
+        super().log(logs, *args, **kwargs)
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate as the Trainer does, then answer the evaluation records at every budget.
+
+        Args:
+            dataloader: The data.
+            args: Passed on.
+            kwargs: Passed on.
+
+        Returns:
+            The output, with F1 and exact match per budget among the metrics.
+        """
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        if self.eval_records and dataloader.dataset is self.eval_dataset:
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            for budget in ("full", *self.args.eval_budgets):
+                with self.compute_loss_context_manager():
+                    scores = evaluate(
+                        self.model,
+                        self.processing_class,
+                        self.eval_records,
+                        budget=budget,
+                        window_options=self.window_options,
+                        batch_size=self.args.eval_batch_size,
+                    )
+                name = prefix if budget == "full" else f"{prefix}_{budget}"
+                output.metrics.update({f"{name}_{key}": scores[key] for key in ("f1", "exact_match")})
+        return output
+
+
+def _holds_records(dataset: Any) -> bool:
+    return isinstance(dataset, list | tuple) and bool(dataset) and isinstance(dataset[0], QARecord)

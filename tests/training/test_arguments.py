@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import HfArgumentParser
+
+from optimum_qala import QuaLATrainingArguments
+from optimum_qala.errors import ConfigurationError
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_random_sub_models": -1}, "num_random_sub_models -1 is negative"),
+        ({"drop_ratio_bound": 1.0}, r"drop_ratio_bound 1.0 is not in \[0, 1\)"),
+        ({"layer_drop_prob": -0.1}, r"layer_drop_prob -0.1 is not in \[0, 1\)"),
+        ({"sub_model_label_weight": 1.5}, r"sub_model_label_weight 1.5 is not in \[0, 1\]"),
+        ({"teacher_weight": -0.5}, r"teacher_weight -0.5 is not in \[0, 1\]"),
+        ({"divergence": "jensen"}, "divergence 'jensen' is not one of"),
+        ({"temperature": -1.0}, "temperature -1.0 is not a positive number"),
+        ({"skew": 0.0}, "skew 0.0 is not between 0 and 1"),
+    ],
+)
+def test_illegal_values_are_refused(tmp_path: Path, settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        QuaLATrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 2),
+        ({"smallest_sub_model": False}, 1),
+        ({"num_random_sub_models": 3}, 4),
+        ({"smallest_sub_model": False, "num_random_sub_models": 0}, 0),
+        ({"drop_ratio_bound": 0.0}, 0),
+        ({"drop_ratio_bound": 0.0, "layer_drop_prob": 0.2}, 2),
+    ],
+)
+def test_num_sub_models_counts_the_passes(tmp_path: Path, settings: dict[str, float], expected: int) -> None:
+    assert QuaLATrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings).num_sub_models == expected
+
+
+def test_hf_argument_parser_reads_every_own_field(tmp_path: Path) -> None:
+    parser = HfArgumentParser(QuaLATrainingArguments)
+    (args,) = parser.parse_args_into_dataclasses(
+        [
+            "--output_dir",
+            str(tmp_path),
+            "--use_cpu",
+            "--drop_ratio_bound",
+            "0.4",
+            "--eval_budgets",
+            "fast",
+            "1,0.5,0.5",
+        ]
+    )
+    assert args.drop_ratio_bound == 0.4
+    assert args.eval_budgets == ["fast", "1,0.5,0.5"]

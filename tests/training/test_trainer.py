@@ -1,0 +1,382 @@
+"""The real Trainer on a tiny model and records of a few words."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForQuestionAnswering, TrainerCallback
+
+from optimum_qala import LengthConfig, QuaLATrainer, QuaLATrainingArguments
+from optimum_qala.distillation.divergences import span_divergence
+from optimum_qala.errors import ConfigurationError, UnknownBudgetError
+from optimum_qala.question_answering.features import WindowOptions, collate, tokenize_for_training
+from optimum_qala.question_answering.records import QARecord
+
+
+WINDOWS = WindowOptions(max_length=48, doc_stride=8, max_question_length=16)
+
+
+@pytest.fixture
+def records() -> list[QARecord]:
+    people, places = ["anna", "peter", "maria", "john"], ["paris", "london", "rome", "berlin"]
+    return [
+        QARecord(
+            id=f"{person}-{place}",
+            question=f"where was {person} born ?",
+            context=f"the old king lived in the north . {person} was born in {place} in the year one hundred .",
+            answers=(place,),
+            answer_starts=(len(f"the old king lived in the north . {person} was born in "),),
+        )
+        for person in people
+        for place in places
+    ]
+
+
+def make_trainer(tmp_path: Path, model: Any, tokenizer: Any, records: list[QARecord], **settings: Any) -> QuaLATrainer:
+    trainer_settings = {
+        name: settings.pop(name) for name in ("eval_dataset", "teacher", "callbacks") if name in settings
+    }
+    defaults = {
+        "output_dir": str(tmp_path / "out"),
+        "use_cpu": True,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "max_steps": 4,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "drop_ratio_bound": 0.4,
+    }
+    return QuaLATrainer(
+        model,
+        QuaLATrainingArguments(**(defaults | settings)),
+        train_dataset=records,
+        window_options=WINDOWS,
+        processing_class=tokenizer,
+        **trainer_settings,
+    )
+
+
+def gradients_of(model: Any) -> dict[str, torch.Tensor]:
+    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+
+def make_batch(records: list[QARecord], tokenizer: Any) -> dict[str, torch.Tensor]:
+    features = tokenize_for_training(records, tokenizer, WINDOWS)
+    return collate([features[index] for index in range(len(features))], tokenizer)
+
+
+def test_training_step_gradient_is_the_mean_over_passes(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    """Oracle: one backward pass through the summed loss, written out."""
+    trainer = make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, num_random_sub_models=2)
+    trainer.create_optimizer_and_scheduler(4)
+    trainer.current_gradient_accumulation_steps = 1
+    batch = make_batch(records[:4], tiny_tokenizer)
+    reference = copy.deepcopy(tiny_model).train()
+
+    loss = trainer.training_step(tiny_model, dict(batch))
+
+    full = reference(**batch, budget="full")
+    logits = (full.start_logits.detach(), full.end_logits.detach())
+    sub_models = trainer.draw_sub_models(0, 0)
+    expected = full.loss
+    features = {name: value for name, value in batch.items() if not name.endswith("positions")}
+    for sub_model in sub_models:
+        sub = reference(**features, budget=sub_model.length_config)
+        expected = expected + span_divergence(logits, (sub.start_logits, sub.end_logits), batch["attention_mask"])
+    expected = expected / 4
+    expected.backward()
+    assert len(sub_models) == 3
+    torch.testing.assert_close(loss, expected.detach())
+    for name, gradient in gradients_of(reference).items():
+        torch.testing.assert_close(gradients_of(tiny_model)[name], gradient, msg=name)
+
+
+def test_training_step_runs_one_forward_per_pass(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    trainer = make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, max_steps=1, num_random_sub_models=2)
+    calls = []
+    tiny_model.register_forward_pre_hook(lambda *_: calls.append(1))
+    trainer.train()
+    assert len(calls) == 4
+
+
+def test_gradient_accumulation_equals_the_large_batch(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    """Two batches of four give the gradient of one of eight, where both halves draw the same sub-models."""
+    batch = make_batch(records[:8], tiny_tokenizer)
+    halves = [{name: value[part] for name, value in batch.items()} for part in (slice(0, 4), slice(4, 8))]
+    whole_model = copy.deepcopy(tiny_model)
+
+    def prepare(model: Any, steps: int) -> QuaLATrainer:
+        trainer = make_trainer(tmp_path, model, tiny_tokenizer, records, num_random_sub_models=0)
+        trainer.create_optimizer_and_scheduler(4)
+        trainer.current_gradient_accumulation_steps = steps
+        return trainer
+
+    prepare(whole_model, 1).training_step(whole_model, batch)
+    trainer = prepare(tiny_model, 2)
+    for half in halves:
+        trainer.training_step(tiny_model, half)
+    for name, gradient in gradients_of(whole_model).items():
+        torch.testing.assert_close(gradients_of(tiny_model)[name], gradient, msg=name, atol=1e-5, rtol=1e-4)
+
+
+def test_training_learns_and_logs_each_pass(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    trainer = make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, max_steps=60, learning_rate=3e-3)
+    trainer.train()
+    losses = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1]["loss_full"] < losses[0]["loss_full"] / 2
+    assert {"loss_full", "loss_smallest", "loss_random"} <= set(losses[0])
+
+
+def test_evaluation_reports_f1_per_budget(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    tiny_model.config.budgets = {"fast": {"retention": [1, 1, 0.5, 0.5]}}
+    trainer = make_trainer(
+        tmp_path,
+        tiny_model,
+        tiny_tokenizer,
+        records,
+        eval_dataset=records[:6],
+        eval_strategy="steps",
+        eval_steps=4,
+        eval_budgets=["fast", "1,0.9,0.8,0.7"],
+        save_strategy="steps",
+        save_steps=4,
+        load_best_model_at_end=True,
+        metric_for_best_model="fast_f1",
+        greater_is_better=True,
+    )
+    trainer.train()
+    logged = next(entry for entry in trainer.state.log_history if "eval_f1" in entry)
+    assert {"eval_loss", "eval_f1", "eval_exact_match", "eval_fast_f1", "eval_1,0.9,0.8,0.7_f1"} <= set(logged)
+    assert trainer.state.best_metric == logged["eval_fast_f1"]
+
+
+def test_evaluation_of_features_reports_the_loss(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    features = tokenize_for_training(records[:6], tiny_tokenizer, WINDOWS)
+    trainer = make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, eval_dataset=features)
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] > 0
+    assert "eval_f1" not in metrics
+
+
+class _StopAfter(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_interrupted_training_resumes_identically(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    settings = {
+        "max_steps": 8,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "gradient_accumulation_steps": 2,
+        "per_device_train_batch_size": 2,
+        "layer_drop_prob": 0.3,
+    }
+    tiny_model.config.hidden_dropout_prob = 0.1  # random numbers that only the checkpoint knows
+    for module in tiny_model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    start = copy.deepcopy(tiny_model)
+    whole = make_trainer(tmp_path / "whole", tiny_model, tiny_tokenizer, records, **settings)
+    whole.train()
+
+    killed = make_trainer(
+        tmp_path / "killed", copy.deepcopy(start), tiny_tokenizer, records, callbacks=[_StopAfter(5)], **settings
+    )
+    with pytest.raises(KeyboardInterrupt):
+        killed.train()
+    resumed = make_trainer(tmp_path / "killed", copy.deepcopy(start), tiny_tokenizer, records, **settings)
+    resumed.train(resume_from_checkpoint=True)
+
+    for (name, expected), value in zip(
+        whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(expected, value), name
+
+
+def test_draw_sub_models_depends_on_seed_and_step_alone(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    trainer = make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, num_random_sub_models=2)
+    first = trainer.draw_sub_models(3, 1)
+    assert [sub_model.name for sub_model in first] == ["smallest", "random", "random"]
+    assert first == trainer.draw_sub_models(3, 1)
+    assert first != trainer.draw_sub_models(4, 1)
+    assert first != trainer.draw_sub_models(3, 0)
+    trainer.args.seed = 7
+    assert first != trainer.draw_sub_models(3, 1)
+
+
+def test_sub_models_drop_only_where_the_model_may(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    tiny_model.config.drop_layers = [1, 3]
+    trainer = make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, drop_ratio_bound=0.5)
+    smallest, drawn = trainer.draw_sub_models(0, 0)
+    assert smallest.length_config == LengthConfig((1.0, 0.5, 0.5, 0.25))
+    assert set(drawn.length_config.drop_layers) <= {1, 3}
+
+
+def test_layer_drop_skips_layers(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    trainer = make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, layer_drop_prob=0.5)
+    drawn = [sub_model.skip_layers for step in range(20) for sub_model in trainer.draw_sub_models(step, 0)]
+    assert any(drawn)
+    assert all(len(skip) < tiny_model.config.num_hidden_layers for skip in drawn)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"divergence": "reverse"},
+        {"divergence": "skew"},
+        {"temperature": 3.0},
+        {"sub_model_label_weight": 0.5},
+        {"smallest_sub_model": False},
+        {"num_random_sub_models": 2},
+        {"drop_ratio_bound": 0.1},
+        {"layer_drop_prob": 0.6},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_every_option_changes_the_training(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord], setting: dict[str, Any]
+) -> None:
+    plain, changed = copy.deepcopy(tiny_model), copy.deepcopy(tiny_model)
+    make_trainer(tmp_path, plain, tiny_tokenizer, records, max_steps=2).train()
+    make_trainer(tmp_path, changed, tiny_tokenizer, records, max_steps=2, **setting).train()
+    assert not torch.equal(plain.qa_outputs.weight, changed.qa_outputs.weight)
+
+
+def test_skew_changes_the_training(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    models = [copy.deepcopy(tiny_model) for _ in range(2)]
+    for model, skew in zip(models, (0.1, 0.6), strict=True):
+        make_trainer(tmp_path, model, tiny_tokenizer, records, max_steps=2, divergence="skew", skew=skew).train()
+    assert not torch.equal(models[0].qa_outputs.weight, models[1].qa_outputs.weight)
+
+
+@pytest.fixture
+def teacher() -> BertForQuestionAnswering:
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=200,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.5,
+    )
+    return BertForQuestionAnswering(config)
+
+
+def test_teacher_steers_the_full_model_and_is_not_saved(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord], teacher: Any
+) -> None:
+    plain = copy.deepcopy(tiny_model)
+    taught = {weight: copy.deepcopy(tiny_model) for weight in (0.5, 1.0)}
+    make_trainer(tmp_path, plain, tiny_tokenizer, records, max_steps=2).train()
+    for weight, model in taught.items():
+        trainer = make_trainer(
+            tmp_path, model, tiny_tokenizer, records, max_steps=2, teacher=teacher, teacher_weight=weight
+        )
+        trainer.train()
+    assert not torch.equal(plain.qa_outputs.weight, taught[0.5].qa_outputs.weight)
+    assert not torch.equal(taught[0.5].qa_outputs.weight, taught[1.0].qa_outputs.weight)
+    assert not teacher.training
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert set(trainer.model.state_dict()) == set(plain.state_dict())
+
+
+def test_bf16_trains_with_finite_losses(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    dtypes = []
+    tiny_model.quala.encoder.layer[0].intermediate.dense.register_forward_hook(
+        lambda _module, _inputs, output: dtypes.append(output.dtype)
+    )
+    trainer = make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, bf16=True)
+    result = trainer.train()
+    assert set(dtypes) == {torch.bfloat16}
+    assert torch.isfinite(torch.tensor(result.training_loss))
+    assert all(torch.isfinite(value).all() for value in tiny_model.state_dict().values())
+
+
+def test_training_without_sub_models_says_so(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optimum_qala.training import trainer as module
+
+    messages: list[str] = []
+    monkeypatch.setattr(module.logger, "warning", messages.append)
+    make_trainer(tmp_path, tiny_model, tiny_tokenizer, records)
+    assert messages == []
+    trainer = make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, drop_ratio_bound=0.0, max_steps=1)
+    assert any("Length-adaptive training is OFF" in message for message in messages)
+    calls = []
+    tiny_model.register_forward_pre_hook(lambda *_: calls.append(1))
+    trainer.train()
+    assert len(calls) == 1
+
+
+def test_saved_model_loads_with_its_budgets(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    tiny_model.config.budgets = {"fast": {"retention": [1.0, 1.0, 0.5, 0.5]}}
+    trainer = make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, max_steps=1)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = type(tiny_model).from_pretrained(tmp_path / "saved").eval()
+    batch = make_batch(records[:3], tiny_tokenizer)
+    with torch.no_grad():
+        expected = tiny_model.eval()(**batch, budget="fast").start_logits
+        torch.testing.assert_close(loaded(**batch, budget="fast").start_logits, expected)
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["budgets"] == tiny_model.config.budgets
+    assert (tmp_path / "saved" / "tokenizer.json").is_file()
+
+
+def test_records_without_tokenizer_are_refused(tmp_path: Path, tiny_model: Any, records: list[QARecord]) -> None:
+    with pytest.raises(ConfigurationError, match="pass processing_class=tokenizer"):
+        make_trainer(tmp_path, tiny_model, None, records)
+
+
+def test_unknown_eval_budget_is_refused_before_training(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    with pytest.raises(UnknownBudgetError, match="no budget 'quick'"):
+        make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, eval_budgets=["quick"])
+
+
+def test_several_gpus_in_one_process_are_refused(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(QuaLATrainingArguments, "n_gpu", property(lambda _: 2))
+    with pytest.raises(ConfigurationError, match="this process sees 2 GPUs"):
+        make_trainer(tmp_path, tiny_model, tiny_tokenizer, records)
