@@ -1,4 +1,4 @@
-"""The commands of README.md and docs, read from their code blocks; `python tests/readme.py N` prints headline command N."""
+"""The commands of README.md and docs, from their code blocks; `python tests/readme.py N` prints headline command N."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
+_HEADING_OR_BLOCK = re.compile(
+    r"^#+ (?P<heading>[^\n]+)$|^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
 
 def code_blocks(path: Path, language: str) -> list[tuple[str, str]]:
     """Code blocks of a Markdown file as (heading above it, text)."""
-    pattern = re.compile(r"^#+ (?P<heading>[^\n]+)$|^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+    pattern = re.compile(
+        r"^#+ (?P<heading>[^\n]+)$|^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+    )
     blocks, heading = [], ""
     for match in pattern.finditer(path.read_text(encoding="utf-8")):
         if match["heading"]:

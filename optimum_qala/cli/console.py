@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 class Console:
     """The two streams of one command.
 
-    Standard output carries results only, so that it can be piped: with `--json` one JSON object, for `predict` one JSON
-    object a line. Libraries that print on their own are sent to standard error while a command runs.
+    Standard output carries results only, so that it can be piped: with `--json` one JSON object, for `predict` one
+    JSON object a line. Libraries that print on their own are sent to standard error while a command runs.
 
     Args:
         stdout: Stream for results.

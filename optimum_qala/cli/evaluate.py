@@ -55,7 +55,7 @@ def _score_model(args: Namespace, console: Console) -> dict[str, Any]:
     budgets = chosen_budgets(args, loaded.model.config)
     windows, decoding = window_options(args, loaded.capacity), decode_options(args)
     batching = {"batch_size": args.batch_size} if hasattr(args, "batch_size") else {}
-    scores = {}
+    scores: dict[str, dict[str, Any]] = {}
     for budget in budgets:
         with console.progress(len(records), f"evaluate at {budget}", "question") as bar:
             scores[budget] = evaluate(
@@ -117,6 +117,6 @@ def _read_lines(path: str, text: str) -> dict[str, str]:
             predictions[str(entry["id"])] = str(entry["answer"])
         except (ValueError, KeyError, TypeError):
             raise DataError(
-                f"predictions {path}, line {number}: expected one JSON object of id -> text, or lines with id and answer"
+                f"predictions {path}, line {number}: expected an object of id -> text, or lines with id and answer"
             ) from None
     return predictions

@@ -43,13 +43,16 @@ class LoadedModel:
         return int(config.max_position_embeddings - offset)
 
 
-def load_model(path: str, backend: str | None = None, *, allow_new_head: bool = False) -> LoadedModel:
+def load_model(
+    path: str, backend: str | None = None, *, allow_new_head: bool = False, **config_overrides: Any
+) -> LoadedModel:
     """Load a model folder or repository.
 
     Args:
         path: The folder, or a repository id on the Hub.
         backend: "torch" or "openvino"; by default what the folder holds.
         allow_new_head: Accept a checkpoint that has no span head yet, as training does.
+        config_overrides: Fields of the configuration to change, for a torch model.
 
     Returns:
         The model, its tokenizer and the back end.
@@ -61,7 +64,7 @@ def load_model(path: str, backend: str | None = None, *, allow_new_head: bool = 
     chosen = backend or ("openvino" if _holds_ir(path) else "torch")
     refuse_inc(chosen)
     _check_folder(path, chosen)
-    model = _load_openvino(path) if chosen == "openvino" else _load_torch(path, allow_new_head)
+    model = _load_openvino(path) if chosen == "openvino" else _load_torch(path, allow_new_head, config_overrides)
     return LoadedModel(model, load_tokenizer(path, model.config), chosen)
 
 
@@ -104,9 +107,9 @@ def load_tokenizer(path: str, model_config: Any) -> Any:
     return tokenizer
 
 
-def _load_torch(path: str, allow_new_head: bool) -> Any:
+def _load_torch(path: str, allow_new_head: bool, config_overrides: dict[str, Any]) -> Any:
     try:
-        model, report = load_backbone(path)
+        model, report = load_backbone(path, **config_overrides)
     except QuaLAError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
@@ -154,13 +157,10 @@ def _check_folder(path: str, backend: str) -> None:
         if _looks_like_folder(path):
             raise CheckpointError(f"model folder {path} does not exist")
         return
-    if backend == "openvino" and not (folder / IR_FILE).is_file():
-        raise CheckpointError(
-            f"{path} holds no OpenVINO model ({IR_FILE}); make one: optimum-cli qala quantize --model {path} "
-            "--backend openvino ..."
-        )
-    if backend == "torch" and not any((folder / name).is_file() for name in TORCH_FILES):
-        raise CheckpointError(f"{path} holds no torch model ({TORCH_FILES[0]})")
+    # OpenVINO runs a torch checkpoint too, in float32.
+    legal = (IR_FILE, *TORCH_FILES) if backend == "openvino" else TORCH_FILES
+    if not any((folder / name).is_file() for name in legal):
+        raise CheckpointError(f"{path} holds no model for --backend {backend}: it has none of {', '.join(legal)}")
 
 
 def _cannot_load(path: str, error: Exception) -> str:

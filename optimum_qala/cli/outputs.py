@@ -1,7 +1,7 @@
 """Output folders: complete or absent, never overwritten, and resumable where the work is long.
 
-A command writes into a neighbour of its output folder and renames it once everything is there, so an output folder that
-exists is a complete one. Long commands keep their intermediate state in `<output>.partial`, which survives an
+A command writes into a neighbour of its output folder and renames it once everything is there, so an output folder
+that exists is a complete one. Long commands keep their intermediate state in `<output>.partial`, which survives an
 interruption; the same command run again goes on from it, and removes it in the end.
 """
 
@@ -12,13 +12,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from optimum_qala.errors import OutputExistsError
+from optimum_qala.search.store import content_hash
 
 
 SETTINGS_FILE = "settings.json"
@@ -143,6 +145,44 @@ def resumable_folder(output: str | Path, settings: Mapping[str, Any]) -> Iterato
     shutil.rmtree(partial)
 
 
+# Where a result goes and how it is shown does not change it.
+_NOT_SETTINGS = {"func", "output", "json", "debug"}
+
+
+def run_settings(args: Namespace, inputs: Iterable[str], without: Iterable[str] = ()) -> dict[str, Any]:
+    """Describe a command line so that two runs with equal settings have equal results.
+
+    Args:
+        args: The parsed command line.
+        inputs: Flags that name files or folders: their content counts too, so that state is not reused after a change.
+        without: Flags that may differ between an interrupted run and the one that goes on.
+
+    Returns:
+        Flags by name, and a hash of each input that lies on this machine.
+    """
+    settings = {name: value for name, value in vars(args).items() if name not in {*_NOT_SETTINGS, *without}}
+    for name in inputs:
+        content = fingerprint(settings[name]) if name in settings else None
+        if content is not None:
+            settings[f"{name}_content"] = content
+    return settings
+
+
+def fingerprint(source: str) -> str | None:
+    """Hash what a file or folder holds.
+
+    Args:
+        source: Its path, or the id of something that lies elsewhere.
+
+    Returns:
+        The hash, or None for an id.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return content_hash(sorted(file for file in path.iterdir() if file.is_file()))
+    return content_hash([path]) if path.is_file() else None
+
+
 def _claim(partial: Path, settings: Any) -> bool:
     """Make the folder for `settings`, or find the one that an earlier run with the same settings left."""
     file = partial / SETTINGS_FILE
@@ -157,9 +197,7 @@ def _claim(partial: Path, settings: Any) -> bool:
             f"{partial} exists and is not the work of an interrupted command; remove it or choose another output"
         ) from None
     if earlier != settings:
-        changed = sorted(
-            name for name in earlier.keys() | settings.keys() if earlier.get(name) != settings.get(name)
-        )
+        changed = sorted(name for name in earlier.keys() | settings.keys() if earlier.get(name) != settings.get(name))
         raise OutputExistsError(
             f"{partial} holds an interrupted run with other settings ({', '.join(changed)}); repeat that command, "
             "remove the folder to start anew, or choose another output"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
 from argparse import Namespace
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
+from typing import TextIO
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -34,15 +37,15 @@ def execute(implementation: str, args: Namespace) -> int:
         args: The parsed command line.
 
     Returns:
-        0 if all went well, 1 for an error that the user can mend, 70 for a mistake in this program, 130 after Ctrl-C and
-        141 if the reader of standard output went away.
+        0 if all went well, 1 for an error that the user can mend, 70 for a mistake in this program, 130 after Ctrl-C
+        and 141 if the reader of standard output went away.
     """
     debug = getattr(args, "debug", False) or os.environ.get("QALA_DEBUG", "0") not in ("", "0")
     console = Console(sys.stdout, sys.stderr, json_mode=getattr(args, "json", False))
     if not console.is_interactive:
         disable_progress_bar()
     try:
-        with redirect_stdout(sys.stderr):  # type: ignore[type-var]
+        with redirect_stdout(sys.stderr), _log_to(sys.stderr):  # type: ignore[type-var]
             code = import_module(implementation).run(args, console)
         console.stdout.flush()
     except KeyboardInterrupt:
@@ -56,6 +59,19 @@ def execute(implementation: str, args: Namespace) -> int:
         message = f"internal error: {type(error).__name__}: {_describe(error)}; {DEBUG_HINT}, and please report it"
         return _report(message, EXIT_INTERNAL, console, debug)
     return int(code or EXIT_OK)
+
+
+@contextmanager
+def _log_to(stream: TextIO) -> Iterator[None]:
+    """Show warnings of this package as lines on a stream."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    package_logger = logging.getLogger("optimum_qala")
+    package_logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        package_logger.removeHandler(handler)
 
 
 def _describe(error: BaseException) -> str:

@@ -74,19 +74,12 @@ def shell(tmp_path, environment) -> Callable[[str], subprocess.CompletedProcess[
 
 
 def squad(questions: list[dict[str, Any]]) -> dict[str, Any]:
-    paragraphs = [
-        {
-            "context": question["context"],
-            "qas": [
-                {
-                    "id": question["id"],
-                    "question": question["question"],
-                    "answers": [{"text": question["answer"], "answer_start": question["context"].index(question["answer"])}],
-                }
-            ],
-        }
-        for question in questions
-    ]
+    paragraphs = []
+    for question in questions:
+        start = question["context"].index(question["answer"])
+        answers = [{"text": question["answer"], "answer_start": start}]
+        qas = [{"id": question["id"], "question": question["question"], "answers": answers}]
+        paragraphs.append({"context": question["context"], "qas": qas})
     return {"version": "1.1", "data": [{"title": "tiny", "paragraphs": paragraphs}]}
 
 

