@@ -30,12 +30,10 @@ LEVELS = (
         "question_answering.answers",
         "question_answering.metrics",
         "question_answering.predictor",
-        "question_answering.windows",
         "search.pareto",
         "search.store",
         "training.sampling",
         "quantization.configuration",
-        "quantization.cpu",
     ),
     ("distillation.", "inference.graph"),
     ("training.", "search.", "checkpoints", "quantization.calibration", "quantization.cpu", "quantization.export"),
@@ -52,9 +50,6 @@ LEVELS = (
 # used, so that the core works without the extras.
 CORE_DEPENDENCIES = {"torch", "transformers", "accelerate", "numpy", "huggingface_hub", "httpx", "safetensors", "tqdm"}
 MODEL_DEPENDENCIES = {"torch", "transformers"}
-# Modules that are nothing without a back end, and are imported only where it is asked for, may name it at the top.
-BACKEND_DEPENDENCIES = {"nncf", "openvino", "optimum"}
-BACKEND_LEVEL_FOLDERS = ("quantization.", "inference.")
 # Modules that define subclasses of a back end's classes, hence import it at the top. They check that it is installed
 # before, and nothing imports them before they are used.
 BACKEND_DEPENDENCIES = {"inference.openvino": {"optimum"}, "quantization.export": {"optimum"}}
@@ -137,8 +132,6 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
                 found.append(f"{where}: level {level_of(target)} from level {level_of(own)}")
         elif entry.is_top_level and top not in sys.stdlib_module_names:
             legal = MODEL_DEPENDENCIES if own.startswith("models.") else CORE_DEPENDENCIES
-            if own.startswith(BACKEND_LEVEL_FOLDERS) and level_of(own) == level_of("inference"):
-                legal = legal | BACKEND_DEPENDENCIES
             legal = legal | BACKEND_DEPENDENCIES.get(own, set())
             if top not in legal:
                 found.append(f"{where}: import it where it is used; legal here are {sorted(legal)}")
@@ -184,7 +177,6 @@ def test_violation_is_found(module, source, expected):
     ("module", "source"),
     [
         ("optimum_qala.search.evolution", "from optimum_qala.models.length_config import LengthConfig"),
-        ("optimum_qala.inference.openvino", "import openvino"),
         ("optimum_qala.inference.openvino", "from optimum.intel.openvino.modeling import OVModel"),
         ("optimum_qala.training.trainer", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import datasets"),
         ("optimum_qala.models.modeling_quala_minilm", "from .errors import ConfigurationError"),

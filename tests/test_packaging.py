@@ -134,8 +134,8 @@ def test_wheel_carries_the_licence(wheel):
 def test_commands_of_the_wheel_and_of_optimum_intel_work_side_by_side(wheel, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(wheel)}
     code = (
-        "import sys; from optimum.commands.optimum_cli import main; from optimum.commands.register import register_qala; "
-        "print(register_qala.__file__, file=sys.stderr); main()"
+        "import sys; from optimum.commands.optimum_cli import main; "
+        "import optimum.commands.register.register_qala as module; print(module.__file__, file=sys.stderr); main()"
     )
     for arguments, promised in (
         ("qala predict --help", "--buffer-size"),

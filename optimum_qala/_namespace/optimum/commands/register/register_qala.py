@@ -373,15 +373,7 @@ class QuaLACommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo(name="qala", help="Question answering with one int8 model that runs at any latency budget.")
     SUBCOMMANDS = tuple(
         CommandInfo(name=command.COMMAND.name, help=command.COMMAND.help, subcommand_class=command)
-        for command in (
-            QuickstartCommand,
-            TrainCommand,
-            SearchCommand,
-            QuantizeCommand,
-            EvaluateCommand,
-            PredictCommand,
-            BenchmarkCommand,
-        )
+        for command in _Subcommand.__subclasses__()  # in the order of their definition
     )
 
     @staticmethod
