@@ -1,7 +1,8 @@
 """optimum-qala: length-adaptive int8 MiniLM for question answering, with a budget chosen per call.
 
-Importing the package registers QuaLA-MiniLM with transformers' Auto classes and does nothing else. The model, its
-configuration and `LengthConfig` load at once; everything else, with its dependencies, when it is first used.
+Importing the package registers QuaLA-MiniLM with transformers' Auto classes, and the question answering pipeline that
+transformers removed; it does nothing else. The model, its configuration, the pipeline and `LengthConfig` load at once;
+everything else, with its dependencies, when it is first used.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering, QuaLAMiniLMModel
-from optimum_qala.registration import register_auto_classes
+from optimum_qala.question_answering.pipeline import QuestionAnsweringPipeline
+from optimum_qala.registration import register_auto_classes, register_pipeline
 from optimum_qala.version import __version__
 
 
@@ -23,7 +25,6 @@ _LAZY = {
     "OVQuaLAQuantizer": "optimum_qala.quantization.openvino",
     "QuaLATrainer": "optimum_qala.training.trainer",
     "QuaLATrainingArguments": "optimum_qala.training.arguments",
-    "QuestionAnsweringPipeline": "optimum_qala.question_answering.pipeline",
 }
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 register_auto_classes()
+register_pipeline()
 
 
 def __getattr__(name: str) -> Any:

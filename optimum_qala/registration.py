@@ -1,11 +1,13 @@
-"""Registers QuaLA-MiniLM with transformers' Auto classes. Never touches the entry of another architecture."""
+"""Registers QuaLA-MiniLM with transformers: Auto classes and the pipeline task. Never touches another's entry."""
 
 from __future__ import annotations
 
 from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering, QuaLAMiniLMModel
+from optimum_qala.question_answering.pipeline import TASK, QuestionAnsweringPipeline
 
 
 def register_auto_classes() -> None:
@@ -13,3 +15,11 @@ def register_auto_classes() -> None:
     AutoConfig.register(QuaLAMiniLMConfig.model_type, QuaLAMiniLMConfig, exist_ok=True)
     AutoModel.register(QuaLAMiniLMConfig, QuaLAMiniLMModel, exist_ok=True)
     AutoModelForQuestionAnswering.register(QuaLAMiniLMConfig, QuaLAMiniLMForQuestionAnswering, exist_ok=True)
+
+
+def register_pipeline() -> None:
+    """Register `pipeline("question-answering")` unless something provides it already."""
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, pipeline_class=QuestionAnsweringPipeline, pt_model=(AutoModelForQuestionAnswering,), type="text"
+        )

@@ -25,7 +25,7 @@ from optimum_qala.question_answering.records import QARecord
 from optimum_qala.question_answering.windows import Window, WindowOptions, make_windows_until_problem
 
 
-__all__ = ["evaluate", "predict"]
+__all__ = ["evaluate", "position_capacity", "predict"]
 
 # Characters of context per record of the buffer; longer contexts end a buffer early, which bounds its memory.
 BUFFERED_CHARACTERS = 4096
@@ -56,7 +56,7 @@ class _Run:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigurationError(f"{name} {value!r} is not a positive integer")
         longest = padded_length(self.window_options.max_length, self.pad_to_multiple_of, self.pad_to_length)
-        capacity = _capacity(self.model)
+        capacity = position_capacity(self.model)
         if capacity is not None and longest > capacity:
             # Some runtimes read past the position table without any error.
             raise ConfigurationError(
@@ -299,7 +299,7 @@ def _evaluation_mode(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
-def _capacity(model: Any) -> int | None:
+def position_capacity(model: Any) -> int | None:
     """Longest sequence that the position embeddings of a model take; None if it does not say."""
     config = getattr(model, "config", None)
     num_positions = getattr(config, "max_position_embeddings", None)
