@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from httpx import HTTPError
 from huggingface_hub import file_exists
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
@@ -14,7 +15,7 @@ from transformers import AutoTokenizer
 
 from optimum_qala._compat import require
 from optimum_qala.checkpoints import check_tokenizer, load_backbone
-from optimum_qala.errors import BackendError, CheckpointError, QuaLAError
+from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError, QuaLAError
 
 
 IR_FILE = "openvino_model.xml"
@@ -42,9 +43,29 @@ class LoadedModel:
         offset = config.pad_token_id + 1 if config.position_scheme == "roberta" else 0
         return int(config.max_position_embeddings - offset)
 
+    @property
+    def precision(self) -> str:
+        """What float operations run in, for example "f32"."""
+        if self.backend == "openvino":
+            return str(self.model.precision)
+        return {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}.get(self.model.dtype, "other")
+
+    @property
+    def threads(self) -> int:
+        """Threads that one call runs on."""
+        if self.backend == "torch":
+            return torch.get_num_threads()
+        self.model.compile()
+        return int(self.model.request.get_property("INFERENCE_NUM_THREADS"))
+
 
 def load_model(
-    path: str, backend: str | None = None, *, allow_new_head: bool = False, **config_overrides: Any
+    path: str,
+    backend: str | None = None,
+    *,
+    allow_new_head: bool = False,
+    threads: int | None = None,
+    **config_overrides: Any,
 ) -> LoadedModel:
     """Load a model folder or repository.
 
@@ -52,6 +73,7 @@ def load_model(
         path: The folder, or a repository id on the Hub.
         backend: "torch" or "openvino"; by default what the folder holds.
         allow_new_head: Accept a checkpoint that has no span head yet, as training does.
+        threads: Threads of one call; the back end's own choice by default.
         config_overrides: Fields of the configuration to change, for a torch model.
 
     Returns:
@@ -60,11 +82,18 @@ def load_model(
     Raises:
         CheckpointError: If there is nothing to load, or model and tokenizer do not belong together.
         BackendError: If this version cannot run the back end.
+        ConfigurationError: If `threads` is less than 1.
     """
+    if threads is not None:
+        if threads < 1:
+            raise ConfigurationError(f"threads {threads} is less than 1")
+        torch.set_num_threads(threads)
     chosen = backend or ("openvino" if _holds_ir(path) else "torch")
     refuse_inc(chosen)
     _check_folder(path, chosen)
-    model = _load_openvino(path) if chosen == "openvino" else _load_torch(path, allow_new_head, config_overrides)
+    model = (
+        _load_openvino(path, threads) if chosen == "openvino" else _load_torch(path, allow_new_head, config_overrides)
+    )
     return LoadedModel(model, load_tokenizer(path, model.config), chosen)
 
 
@@ -122,12 +151,13 @@ def _load_torch(path: str, allow_new_head: bool, config_overrides: dict[str, Any
     return model
 
 
-def _load_openvino(path: str) -> Any:
+def _load_openvino(path: str, threads: int | None) -> Any:
     require("openvino", "running an OpenVINO model")
     from optimum_qala.inference.openvino import OVQuaLAMiniLMForQuestionAnswering
 
     try:
-        return OVQuaLAMiniLMForQuestionAnswering.from_pretrained(path)
+        ov_config = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+        return OVQuaLAMiniLMForQuestionAnswering.from_pretrained(path, ov_config=ov_config)
     except QuaLAError:
         raise
     except (OSError, ValueError) as error:

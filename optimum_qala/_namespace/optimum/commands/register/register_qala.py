@@ -362,7 +362,16 @@ class BenchmarkCommand(_Subcommand):
         _data(parser)
         _output(parser)
         _budgets(parser, f"measure this budget; may be repeated (default: all): {BUDGET_HELP}")
+        parser.add_argument(
+            "--peer", action="append", metavar="MODEL", help="measure this model too, at full length; may be repeated"
+        )
         _backend(parser)
+        _number(parser, "--batch-size", int, "windows per call; may be repeated (default: 1 and 32)", action="append")
+        _number(parser, "--num-windows", int, "windows of the data to time on (default: 64)")
+        _number(parser, "--repeats", int, "timed passes over them (default: 5)")
+        _number(parser, "--warmup", int, "passes before that are not timed (default: 1)")
+        _number(parser, "--pad-to", int, "measure with every window padded to N too")
+        _number(parser, "--threads", int, "threads of one call (default: what the back end chooses)")
         _windows(parser)
         _common(parser)
 
