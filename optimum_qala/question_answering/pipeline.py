@@ -99,7 +99,7 @@ class QuestionAnsweringPipeline(Pipeline):
             ConfigurationError: If an argument is unknown or out of range.
         """
         batch_size = kwargs.pop("batch_size", None) or self._batch_size
-        named = {name: kwargs.pop(name) for name in ("question", "context") if name in kwargs}
+        named: dict[str, Any] = {name: kwargs.pop(name) for name in ("question", "context") if name in kwargs}
         arguments = {**self._forward_params, **self._sanitize_parameters(**kwargs)[1]}
         if batch_size is not None:
             arguments["batch_size"] = batch_size

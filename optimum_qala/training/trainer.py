@@ -104,7 +104,7 @@ class QuaLATrainer(Trainer):
         self._pass_losses: dict[str, list[Tensor]] = {}
         if args.num_sub_models == 0:
             logger.warning(
-                "Length-adaptive training is OFF: no sub-model is trained, so the model will lose much of its "
+                "Length-adaptive training is OFF: no sub-model is trained, so the model loses much of its "
                 "accuracy below full length. Set num_random_sub_models or smallest_sub_model, and drop_ratio_bound > 0."
             )
 
@@ -173,12 +173,12 @@ class QuaLATrainer(Trainer):
             with self._gradient_sync(model, last=number == len(sub_models)):
                 with self.compute_loss_context_manager():
                     loss = self._sub_model_loss(model, inputs, sub_model, full_logits)
-                total = total + self._backward(sub_model.name, loss, num_passes)
+                total += self._backward(sub_model.name, loss, num_passes)
         return total
 
     def _backward(self, name: str, loss: Tensor, num_passes: int) -> Tensor:
         self._pass_losses.setdefault(name, []).append(loss.detach())
-        scaled = loss / (num_passes * self.current_gradient_accumulation_steps)
+        scaled: Tensor = loss / (num_passes * self.current_gradient_accumulation_steps)
         self.accelerator.backward(scaled)
         return scaled.detach()
 
