@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from numpy.typing import NDArray
 
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError
@@ -34,14 +34,15 @@ def check_graph(graph: Any, config: Any) -> None:
     """
     if not isinstance(config, QuaLAMiniLMConfig):
         raise BackendError(
-            f"config.json describes a {getattr(config, 'model_type', None)!r} model, not a 'quala_minilm'; load an exported "
-            "BERT with optimum.intel.OVModelForQuestionAnswering, or pass export=True to convert its torch checkpoint"
+            f"config.json describes a {getattr(config, 'model_type', None)!r} model, not a 'quala_minilm'; load an "
+            "exported BERT with optimum.intel.OVModelForQuestionAnswering, or pass export=True to convert its torch "
+            "checkpoint"
         )
     inputs = {name: tensor for tensor in graph.inputs for name in tensor.get_names()}
     if RETENTION_INPUT not in inputs:
         raise BackendError(
-            f"the graph has the inputs {sorted(inputs)} but no {RETENTION_INPUT!r}, so it cannot take a budget; export the "
-            "torch checkpoint again: from_pretrained(..., export=True)"
+            f"the graph has the inputs {sorted(inputs)} but no {RETENTION_INPUT!r}, so it takes no budget; export "
+            "the torch checkpoint again: from_pretrained(..., export=True)"
         )
     expected, shape = len(config.dropping_layers), inputs[RETENTION_INPUT].get_partial_shape()
     if str(shape) != f"[{expected}]":
@@ -133,11 +134,24 @@ def find_file(model_id: str | Path, name: str, hub: dict[str, Any]) -> Path | No
 
     Returns:
         Its local path, or None if the folder or the repository has no such file.
+
+    Raises:
+        CheckpointError: If the Hub does not answer, or must not be asked, and the cache does not hold the repository.
     """
     if Path(model_id).is_dir():
         file = Path(model_id) / hub.get("subfolder", "") / name
         return file if file.is_file() else None
     try:
         return Path(hf_hub_download(str(model_id), name, **hub))
+    except LocalEntryNotFoundError as error:
+        # A repository in the cache was loaded before, so a file that it lacks there does not exist.
+        known = Path(hub.get("subfolder") or "", "config.json").as_posix()
+        places = {place: hub.get(place) for place in ("cache_dir", "revision")}
+        if isinstance(try_to_load_from_cache(str(model_id), known, **places), str):
+            return None
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{model_id} is not in the cache, and the Hub does not give it out ({reason})"
+        ) from error
     except EntryNotFoundError:
         return None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from numpy.typing import NDArray
 from transformers import AutoConfig
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
@@ -89,7 +89,7 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
 
     @property
     def precision(self) -> str:
-        """What float operations run in: what OpenVINO reports once the graph is compiled, what was asked for before."""
+        """What float operations run in: as OpenVINO reports once the graph is compiled, as asked for before."""
         if self.request is None:
             return str(self.ov_config[PRECISION_KEY])
         names = {"f32": "f32", "float": "f32", "bf16": "bf16", "bfloat16": "bf16"}
@@ -106,7 +106,8 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         """Choose the budget of the calls that name none.
 
         Args:
-            budget: A named budget, "full", a LengthConfig, ratios such as "1,1,0.8,0.8,0.5,0.5", or None for full length.
+            budget: A named budget, "full", a LengthConfig, ratios such as "1,1,0.8,0.8,0.5,0.5", or None for full
+                length.
 
         Raises:
             UnknownBudgetError: If it is a name that the model does not carry.
@@ -114,7 +115,7 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         """
         self._budget = self.config.resolve_budget(budget)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: torch.Tensor | NDArray[np.int64],
         attention_mask: torch.Tensor | NDArray[np.int64] | None = None,
@@ -166,8 +167,8 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
             )
         if ids.size and not 0 <= ids.min() <= ids.max() < config.vocab_size:
             raise CheckpointError(
-                f"input_ids go from {ids.min()} to {ids.max()}, but the model embeds tokens 0 to {config.vocab_size - 1}; "
-                "use the tokenizer that the model was trained with"
+                f"input_ids go from {ids.min()} to {ids.max()}, but the model embeds tokens 0 to "
+                f"{config.vocab_size - 1}; use the tokenizer that the model was trained with"
             )
 
     def compile(self) -> None:
@@ -195,7 +196,7 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         return model
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         model_id: str | Path,
         export: bool | None = None,
@@ -212,27 +213,28 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
 
         Args:
             model_id: Folder or repository id.
-            export: False loads `openvino_model.xml`; True exports the torch checkpoint, of a QuaLA-MiniLM or of a plain
-                BERT, RoBERTa or XLM-R, even if there is an exported model; None exports if there is none.
+            export: False loads `openvino_model.xml`; True exports the torch checkpoint, of a QuaLA-MiniLM or of a
+                plain BERT, RoBERTa or XLM-R, even if there is an exported model; None exports if there is none.
             config: Configuration to use instead of the stored one.
             precision: See the class.
             device: OpenVINO device.
             ov_config: See the class.
             dynamic_shapes: Accept any batch size and length.
             compile: Compile now instead of in the first call.
-            kwargs: `cache_dir`, `force_download`, `local_files_only`, `token`, `revision`, `subfolder`; when exporting,
-                fields of `QuaLAMiniLMConfig` too, for example `drop_layers=[1, 3, 5]`.
+            kwargs: `cache_dir`, `force_download`, `local_files_only`, `token`, `revision`, `subfolder`; when
+                exporting, fields of `QuaLAMiniLMConfig` too, for example `drop_layers=[1, 3, 5]`.
 
         Returns:
             The model.
 
         Raises:
             BackendError: If there is no exported model and `export` is False, or it takes no retention ratios.
-            CheckpointError: If the files are damaged, or the checkpoint is of another kind or has no trained span head.
+            CheckpointError: If the files are damaged, or the checkpoint is of another kind or has no trained span
+                head.
             ConfigurationError: If a field of the configuration is given for a model that is exported already.
         """
         hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
-        options = {"precision": precision, "device": device, "ov_config": ov_config}
+        options: dict[str, Any] = {"precision": precision, "device": device, "ov_config": ov_config}
         options |= {"dynamic_shapes": dynamic_shapes, "compile": compile}
         file = None if export else find_file(model_id, IR_NAME, hub)
         if file is None and export is False:
@@ -247,8 +249,8 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
             return cls._export_and_load(model_id, config, hub, options, kwargs)
         if kwargs:
             raise ConfigurationError(
-                f"{sorted(kwargs)} cannot change {model_id}, which is exported already; pass export=True to export its "
-                "torch checkpoint anew"
+                f"{sorted(kwargs)} cannot change {model_id}, which is exported already; pass export=True to export "
+                "its torch checkpoint anew"
             )
         weights = find_file(model_id, str(Path(IR_NAME).with_suffix(".bin")), hub)
         if weights is None:
@@ -321,7 +323,7 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         if push_to_hub:
             self.push_to_hub(**({"repo_id": folder.name} | kwargs))
 
-    def push_to_hub(  # type: ignore[override]
+    def push_to_hub(
         self,
         repo_id: str,
         *,
@@ -342,23 +344,26 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
             commit_message: Message of the commit.
             private: Make a new repository private.
             token: Access token; the stored one by default.
-            revision: Branch to commit to.
+            revision: Branch to commit to, made if it does not exist.
             create_pr: Open a pull request instead.
 
         Returns:
-            What `HfApi.upload_folder` returns.
+            What `HfApi.create_commit` returns.
         """
-        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
+        api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
             if readme is not None:
                 (Path(folder) / "README.md").write_text(readme, encoding="utf-8")
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
+            # Not upload_folder, which may make several commits: the .xml must not come without its .bin.
+            return api.create_commit(
+                repo_id,
+                [CommitOperationAdd(file.name, file) for file in sorted(Path(folder).iterdir())],
                 commit_message=commit_message,
                 revision=revision,
                 create_pr=create_pr,

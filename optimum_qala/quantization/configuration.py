@@ -33,16 +33,16 @@ class OVQuaLAConfig:
         preset: "performance" quantizes activations symmetrically; "mixed" asymmetrically where they are not centred,
             which is more exact and about as fast.
         smooth_quant_alpha: How much of the activations' outliers moves into the weights, 0 to 1; None turns it off.
-        overflow_fix: "enable" gives weights 7 bits, which CPUs without VNNI need; "disable" 8 bits; "auto" looks at the
-            CPU that quantizes.
+        overflow_fix: "enable" gives weights 7 bits, which CPUs without VNNI need; "disable" 8 bits; "auto" looks at
+            the CPU that quantizes.
         fast_bias_correction: Correct the biases layer by layer; False runs the slower, exact correction.
         budgets: Budgets to calibrate at; None takes full length and every named budget of the model.
         quantize_embeddings: Store the embedding tables in 8 bits, which halves the file of a small model.
         quantize_scores: Compute the scores that choose the surviving tokens in int8 too.
         ignored_names: Names of operations to keep in float.
         ignored_patterns: Regular expressions of such names.
-        drop_layers: "model" exports a graph in which every layer of the model's configuration may drop tokens; "budgets"
-            only the layers in which its budgets do, which is faster, but takes no other budgets.
+        drop_layers: "model" exports a graph in which every layer of the model's configuration may drop tokens;
+            "budgets" only the layers in which its budgets do, which is faster, but takes no other budgets.
         precision: What float operations run in, as `OVQuaLAMiniLMForQuestionAnswering` takes it.
         seed: Seed of the choice of calibration windows.
         applied: Record: what was decided and done, for example the overflow fix and the CPU's reason for it.

@@ -68,7 +68,7 @@ def export_model(
 ) -> QuaLAMiniLMConfig:
     """Export a model to a folder that `OVQuaLAMiniLMForQuestionAnswering.from_pretrained` loads.
 
-    Batch size, sequence length and token counts are dynamic. Weights are stored in float32. The model is left as it is.
+    Batch size, sequence length and token counts are dynamic. Weights are stored in float32. The model stays as it is.
 
     Args:
         model: The trained model.
@@ -88,7 +88,8 @@ def export_model(
         unknown = sorted(set(drop_layers) - set(model.config.dropping_layers))
         if unknown:
             raise ConfigurationError(
-                f"layer {unknown[0]} may not drop tokens; this model drops in layers {list(model.config.dropping_layers)}"
+                f"layer {unknown[0]} may not drop tokens; this model drops in layers "
+                f"{list(model.config.dropping_layers)}"
             )
     config = narrow_config(model.config, model.config.drop_layers if drop_layers is None else drop_layers)
     if not config.dropping_layers:
@@ -124,7 +125,8 @@ def narrow_config(config: QuaLAMiniLMConfig, drop_layers: Sequence[int] | None) 
     """
     fields = config.to_dict()
     fields["drop_layers"] = None if drop_layers is None else sorted(drop_layers)
-    return QuaLAMiniLMConfig.from_dict(fields)
+    narrowed: QuaLAMiniLMConfig = QuaLAMiniLMConfig.from_dict(fields)
+    return narrowed
 
 
 def register_export() -> None:
