@@ -214,7 +214,8 @@ def find_best_thresholds(scores: Sequence[QuestionScore], no_answer_probs: Mappi
         # Below the lowest value every question is unanswered; then questions are answered one group of ties after the
         # other.
         total = best = float(num_no_answer)
-        threshold = min(no_answer_probs[ordered[0].id] - 1.0, 0.0)
+        lowest = no_answer_probs[ordered[0].id]
+        threshold = 0.0 if lowest > 0.0 else lowest - 1.0  # 0 as in the official script, where that is below all
         for index, score in enumerate(ordered):
             # An unanswerable question that gets answered loses its point, unless its span is empty anyway.
             total += getattr(score, metric) - (0.0 if score.has_answer else 1.0)

@@ -76,8 +76,8 @@ class WindowOptions:
             room = self.max_length - num_special_tokens - limit
             raise ConfigurationError(
                 f"doc_stride {self.doc_stride} is not below the {room} context tokens that max_length "
-                f"{self.max_length} leaves beside a question of {limit} and {num_special_tokens} special tokens, so windows would "
-                "not advance; lower doc_stride or max_question_length, or raise max_length"
+                f"{self.max_length} leaves beside a question of {limit} and {num_special_tokens} special tokens, so "
+                "windows would not advance; lower doc_stride or max_question_length, or raise max_length"
             )
         return limit
 

@@ -82,7 +82,11 @@ def test_bad_limit_is_refused(limit: Any) -> None:
 
 def test_missing_ids_are_numbered_and_integer_ids_become_text() -> None:
     without = {key: value for key, value in FLAT.items() if key != "id"}
-    assert [record.id for record in load_records([without, {**FLAT, "id": 7}, without])] == ["record-1", "7", "record-3"]
+    assert [record.id for record in load_records([without, {**FLAT, "id": 7}, without])] == [
+        "record-1",
+        "7",
+        "record-3",
+    ]
 
 
 def test_datasets_object_is_read() -> None:
@@ -121,7 +125,9 @@ class TestDatasetsId:
         assert self.asked == [asked]
 
     def test_missing_split_is_named(self) -> None:
-        with pytest.raises(DataError, match=r"'squad' has the splits 'train', 'validation'; choose one, as in 'squad:tr"):
+        with pytest.raises(
+            DataError, match=r"'squad' has the splits 'train', 'validation'; choose one, as in 'squad:tr"
+        ):
             load_records("squad")
 
     def test_failure_is_one_line(self) -> None:
@@ -240,7 +246,9 @@ def test_record_without_question_lists_its_keys() -> None:
     ],
 )
 def test_wrong_offset_is_refused(tmp_path: Path, text: str, start: int, message: str) -> None:
-    path = write(tmp_path, squad({"id": "q7", "question": "Where?", "answers": [{"text": text, "answer_start": start}]}))
+    path = write(
+        tmp_path, squad({"id": "q7", "question": "Where?", "answers": [{"text": text, "answer_start": start}]})
+    )
     with pytest.raises(DataError, match=rf"data\.json, record 'q7': {message}"):
         load_records(path)
 
