@@ -235,7 +235,7 @@ class TestLongQuestion:
         ),
         (
             {"max_question_length": 300},
-            "doc_stride 128 is not below the 81 context tokens that max_length 384 leaves beside a question of 300 and 3",
+            "doc_stride 128 is not below the 81 context tokens that max_length 384 leaves beside a question of 300",
         ),
     ],
 )
