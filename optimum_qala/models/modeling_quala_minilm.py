@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput, QuestionAnsweringModelOutput
+from transformers.utils import logging
 
 from .configuration_quala_minilm import BACKBONE_POSITION_SCHEMES, QuaLAMiniLMConfig
 from .errors import CheckpointError, ConfigurationError, LengthConfigError
@@ -35,6 +36,8 @@ from .token_selection import (
     select_survivors,
 )
 
+
+logger = logging.get_logger(__name__)
 
 # Arguments of from_pretrained that say where a checkpoint is, hence go to its configuration and tokenizer too.
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -64,7 +67,11 @@ class QuaLAMiniLMEmbeddings(nn.Module):
         super().__init__()
         self.position_scheme, self.pad_token_id = config.position_scheme, config.pad_token_id or 0
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        # RoBERTa gives padding the number of the padding token and never trains that row.
+        padding_position = config.pad_token_id if self.position_scheme == "roberta" else None
+        self.position_embeddings = nn.Embedding(
+            config.max_position_embeddings, config.hidden_size, padding_idx=padding_position
+        )
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -429,6 +436,8 @@ class QuaLAMiniLMPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-ca
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
         if config is None and path is not None:
             stored, _ = PreTrainedConfig.get_config_dict(path, **hub)
+            if not stored:
+                raise CheckpointError(f"{path} holds no config.json; give the folder or repository id of a model")
             if stored.get("model_type") != QuaLAMiniLMConfig.model_type:
                 if stored.get("model_type") not in BACKBONE_POSITION_SCHEMES:
                     raise CheckpointError(
@@ -452,14 +461,18 @@ class QuaLAMiniLMPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-ca
     ) -> QuaLAMiniLMConfig:
         fields = set(QuaLAMiniLMConfig.__dataclass_fields__) - {"dtype"}  # which says how to load, not what
         overrides = {name: kwargs.pop(name) for name in fields & set(kwargs)}
+        reason = None
         if "sep_token_id" not in overrides and path is not None:
-            try:
-                separator = AutoTokenizer.from_pretrained(path, **hub).sep_token_id
-            except (OSError, ValueError):  # weights alone: the usual separator of the vocabulary applies
-                separator = None
+            separator, reason = _find_separator(path, hub)
             if separator is not None:
                 overrides["sep_token_id"] = separator
-        return QuaLAMiniLMConfig.from_backbone_config(backbone, **overrides)
+        config = QuaLAMiniLMConfig.from_backbone_config(backbone, **overrides)
+        if reason is not None and "sep_token_id" not in overrides:
+            logger.warning(
+                f"{path}: no separator from its tokenizer ({reason}), so token {config.sep_token_id}, the usual one, "
+                "is taken to end the question; pass sep_token_id if it is another"
+            )
+        return config
 
 
 class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):  # type: ignore[no-untyped-call]
@@ -654,6 +667,18 @@ class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):  # type: igno
             )
         )
         return output if _default(return_dict, self.config.return_dict) else output.to_tuple()
+
+
+def _find_separator(path: Any, hub: dict[str, Any]) -> tuple[int | None, str]:
+    """Return the separator that the tokenizer beside a checkpoint names, or None and the reason."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        return None, str(error).strip().partition("\n")[0]
+    # Where no tokenizer is stored, transformers makes one up that knows special tokens only, under numbers of its own.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        return None, "there is none"
+    return tokenizer.sep_token_id, "it names none"
 
 
 def _span_loss(logits: Tensor, positions: Tensor) -> Tensor:
