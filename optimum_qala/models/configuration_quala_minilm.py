@@ -38,7 +38,7 @@ FULL_BUDGET = "full"
 _RATIOS = re.compile(r"[\s()\[\],.eE+-]*\d[\s()\[\],.eE+\d-]*")
 
 
-class QuaLAMiniLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
+class QuaLAMiniLMConfig(PreTrainedConfig):
     """Configuration of a `QuaLAMiniLMModel`.
 
     Args:
@@ -86,7 +86,7 @@ class QuaLAMiniLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     budgets: dict[str, dict[str, Any]] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        super().__post_init__(**kwargs)
         self.check()
 
     @classmethod

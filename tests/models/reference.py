@@ -75,14 +75,18 @@ def _linear(weights, name, values):
 
 
 def _attend(weights, config, prefix, hidden):
-    query, key, value = (_linear(weights, f"{prefix}attention.self.{name}", hidden) for name in ("query", "key", "value"))
+    query, key, value = (
+        _linear(weights, f"{prefix}attention.self.{name}", hidden) for name in ("query", "key", "value")
+    )
     size = config.hidden_size // config.num_attention_heads
     probabilities = np.zeros((config.num_attention_heads, len(hidden), len(hidden)))
     context = np.zeros_like(hidden)
     for head in range(config.num_attention_heads):
         part = slice(head * size, (head + 1) * size)
         for row in range(len(hidden)):
-            scores = np.array([query[row, part] @ key[column, part] / math.sqrt(size) for column in range(len(hidden))])
+            scores = np.array(
+                [query[row, part] @ key[column, part] / math.sqrt(size) for column in range(len(hidden))]
+            )
             exponentials = np.exp(scores - scores.max())
             probabilities[head, row] = exponentials / exponentials.sum()
             context[row, part] = probabilities[head, row] @ value[:, part]

@@ -11,8 +11,8 @@ from torch import nn
 
 from optimum_qala import LengthConfig, QuaLAMiniLMForQuestionAnswering
 from optimum_qala.errors import LengthConfigError
+from optimum_qala.models.encoder import QuaLAMiniLMSelfAttention
 from optimum_qala.models.length_config import count_macs, num_tokens_kept
-from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMSelfAttention
 from optimum_qala.models.token_selection import count_survivors, find_tokens
 from tests.conftest import tiny_config
 from tests.models.batches import make_batch

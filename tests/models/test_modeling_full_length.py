@@ -121,12 +121,19 @@ def test_inputs_default_as_in_transformers(tmp_path):
     with torch.no_grad():
         assert_equal_logits(model(input_ids), backbone(input_ids))
         position_ids = torch.arange(20).flip(0).unsqueeze(0)
-        assert_equal_logits(model(input_ids, position_ids=position_ids), backbone(input_ids, position_ids=position_ids))
+        assert_equal_logits(
+            model(input_ids, position_ids=position_ids), backbone(input_ids, position_ids=position_ids)
+        )
 
 
 @pytest.mark.parametrize(
     ("start", "end"),
-    [([3, 5, 9], [4, 5, 11]), ([3, 999, 9], [4, 999, 11]), ([3, 0, 33], [33, 0, 34]), ([[3], [5], [9]], [[4], [6], [9]])],
+    [
+        ([3, 5, 9], [4, 5, 11]),
+        ([3, 999, 9], [4, 999, 11]),
+        ([3, 0, 33], [33, 0, 34]),
+        ([[3], [5], [9]], [[4], [6], [9]]),
+    ],
     ids=["inside", "one ignored", "at the end", "column"],
 )
 def test_loss_equals_transformers(tmp_path, start, end):
