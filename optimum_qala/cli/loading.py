@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from httpx import HTTPError
-from huggingface_hub import file_exists
+from huggingface_hub import file_exists, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from transformers import AutoTokenizer
@@ -171,8 +171,10 @@ def _holds_ir(path: str) -> bool:
         return False
     try:
         return bool(file_exists(path, IR_FILE))
-    except (HTTPError, HFValidationError, OfflineModeIsEnabled):
+    except HFValidationError:
         return False  # loading it will say what is wrong
+    except (HTTPError, OfflineModeIsEnabled):
+        return isinstance(try_to_load_from_cache(path, IR_FILE), str)
 
 
 def _looks_like_folder(path: str) -> bool:

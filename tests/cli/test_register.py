@@ -11,6 +11,7 @@ from optimum.commands.optimum_cli import RootOptimumCLICommand
 from optimum.commands.register.register_qala import QuaLACommand
 
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
+from optimum_qala.quantization.configuration import OVQuaLAConfig
 from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions
 from optimum_qala.question_answering.predictor import predict
@@ -31,6 +32,7 @@ DEFAULTS = {
         **{name: getattr(QuaLAMiniLMConfig, name) for name in ("token_scoring", "score_pooling", "protected_tokens")},
         "min_tokens": QuaLAMiniLMConfig.min_tokens,
     },
+    "quantize": {**field_defaults(WindowOptions), **field_defaults(OVQuaLAConfig)},
     "search": {**field_defaults(SearchOptions), **choose_budgets.__kwdefaults__, **READING},
     "evaluate": READING,
     "predict": READING,
@@ -117,7 +119,7 @@ def test_group_without_a_command_shows_its_help(qala):
         (["evaluate", "--model", "m", "--predictions", "p", "--data", "d"], "not allowed with argument --model"),
         (["quantize", "--model", "m", "--data", "d", "--output", "o"], "required: --backend"),
         (["predict", "--model", "m", "--data", "d", "--backend", "onnx"], "invalid choice: 'onnx'"),
-        (["train", "--model", "m", "--data", "d", "--output", "o", "--drop-layers", "1,x"], "invalid _layers value"),
+        (["train", "--model", "m", "--data", "d", "--output", "o", "--drop-layers", "1,x"], "invalid layers value"),
     ],
 )
 def test_wrong_usage_is_two(qala, arguments, message):

@@ -1,0 +1,146 @@
+"""The flags of `optimum-cli qala`, in groups. Imports nothing but argparse, as every start of `optimum-cli` reads it.
+
+Flags have no defaults here (`argparse.SUPPRESS`): one that is not given is not passed on, and the dataclass that
+receives the others has the only default, against which a test checks the help texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+EXIT_CODES = """\
+exit codes:
+  0 done, 1 error (one line on standard error says what to do), 2 wrong usage,
+  70 internal error, 130 interrupted, 141 the reader of standard output went away
+  --debug or QALA_DEBUG=1 adds the traceback"""
+
+DATA_HELP = "SQuAD JSON file, JSONL file, or datasets id such as squad:validation"
+BUDGET_HELP = "budget name, 'full', or ratios such as 1,1,0.8,0.8,0.5,0.5"
+
+
+def describe(parser: argparse.ArgumentParser, description: str, examples: str) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.argument_default = argparse.SUPPRESS
+    parser.allow_abbrev = False
+    parser.description = description
+    parser.epilog = f"examples:\n{examples}\n\n{EXIT_CODES}"
+
+
+def number(parser: argparse._ActionsContainer, flag: str, kind: type, help_text: str, **options: Any) -> None:
+    parser.add_argument(flag, type=kind, metavar="N" if kind is int else "X", help=help_text, **options)
+
+
+def switch(parser: argparse._ActionsContainer, flag: str, dest: str, value: bool, help_text: str) -> None:
+    parser.add_argument(flag, dest=dest, action="store_const", const=value, help=help_text)
+
+
+def common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="write one JSON object to standard output")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def model(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument("--model", required=required, metavar="MODEL", help="model folder or Hub repository id")
+
+
+def backend(parser: argparse.ArgumentParser, help_text: str = "default: what the folder holds") -> None:
+    parser.add_argument("--backend", choices=("torch", "openvino", "inc"), help=help_text)
+
+
+def data(parser: argparse.ArgumentParser, help_text: str = DATA_HELP) -> None:
+    parser.add_argument("--data", required=True, metavar="DATA", help=help_text)
+    number(parser, "--limit", int, "use the first N questions only")
+
+
+def output(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument(
+        "--output", required=required, metavar="FOLDER", help="new folder for the result; must not hold anything yet"
+    )
+
+
+def budgets(parser: argparse.ArgumentParser, help_text: str) -> None:
+    parser.add_argument("--budget", action="append", metavar="BUDGET", help=help_text)
+
+
+def windows(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("windows")
+    number(group, "--max-length", int, "tokens of a window (default: 384)")
+    number(group, "--doc-stride", int, "tokens that windows share (default: 128)")
+    number(group, "--max-question-length", int, "longest question in tokens (default: half a window)")
+    return group
+
+
+def decoding(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("answers")
+    number(group, "--max-answer-length", int, "longest answer in tokens (default: 30)")
+    number(group, "--n-best", int, "spans of a window that compete (default: 20)")
+    group.add_argument("--allow-no-answer", action="store_true", help="an empty answer may win (SQuAD v2)")
+    number(group, "--null-threshold", float, "how far 'no answer' must exceed the best span to win (default: 0.0)")
+    return group
+
+
+def batching(parser: argparse.ArgumentParser) -> None:
+    number(parser, "--batch-size", int, "windows per batch (default: 32)")
+
+
+def steps(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    number(group, "--num-train-epochs", float, "passes over the data (default: 3.0)")
+    number(group, "--max-steps", int, "stop after this many steps")
+    number(group, "--batch-size", int, "windows per batch (default: 8)", dest="per_device_train_batch_size")
+    number(group, "--gradient-accumulation-steps", int, "batches per optimisation step (default: 1)")
+    number(group, "--learning-rate", float, "highest learning rate (default: 5e-05)")
+    number(group, "--weight-decay", float, "weight decay (default: 0.0)")
+    number(group, "--warmup-steps", float, "steps, or share of all if below 1 (default: 0)")
+    number(group, "--save-steps", float, "checkpoint every X steps, or share of all if below 1")
+    group.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe")
+    number(group, "--seed", int, "seed of everything random (default: 42)")
+
+
+def adaptivity(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("length-adaptive training")
+    number(group, "--drop-ratio-bound", float, "most that a layer drops (default: 0.2)")
+    number(group, "--num-random-sub-models", int, "random sub-models a step (default: 1)")
+    switch(group, "--no-smallest-sub-model", "smallest_sub_model", False, "leave the smallest sub-model out")
+    number(group, "--layer-drop-prob", float, "layers that sub-models skip (default: 0.0)")
+    group.add_argument("--divergence", choices=("forward", "reverse", "skew"), help="kind of KL (default: forward)")
+    number(group, "--skew", float, "mixture of skew KL (default: 0.1)")
+    number(group, "--temperature", float, "divides logits to compare (default: 1.0)")
+    number(group, "--sub-model-label-weight", float, "labels in a sub-model's loss (default: 0.0)")
+    group.add_argument("--teacher", metavar="MODEL", help="fine-tuned model with the same vocabulary to learn from")
+    number(group, "--teacher-weight", float, "its share of the loss (default: 0.5)")
+
+
+def token_selection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("token selection")
+    group.add_argument("--token-scoring", choices=("attention", "question"), help="score (default: question)")
+    number(group, "--score-pooling", int, "neighbours that share a score (default: 4)")
+    group.add_argument(
+        "--protected-tokens", choices=("question", "cls", "none"), help="tokens that always stay (default: question)"
+    )
+    number(group, "--min-tokens", int, "tokens that a layer keeps at least (default: 2)")
+    group.add_argument(
+        "--drop-layers", type=layers, metavar="I,J,...", help="layers that may drop, from 0 (default: all)"
+    )
+
+
+def layers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def evolution(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("search")
+    group.add_argument("--cost", choices=("macs", "latency"), help="what to save (default: macs)")
+    number(group, "--iterations", int, "rounds of evolution (default: 30)")
+    number(group, "--population-size", int, "configs to start from (default: 20)")
+    number(group, "--mutations", int, "new mutants per round (default: 30)")
+    number(group, "--crossovers", int, "new crossovers per round (default: 30)")
+    number(group, "--mutation-probability", float, "per ratio of a mutant (default: 0.5)")
+    number(group, "--drop-ratio-bound", float, "most that a layer drops (default: 0.4)")
+    number(group, "--step", float, "grid of ratios (default: 0.05)")
+    number(group, "--max-evaluations", int, "stop after scoring this many configs")
+    number(group, "--accurate-loss", float, "relative F1 loss of 'accurate' (default: 0.01)")
+    number(group, "--max-loss", float, "relative F1 loss of any budget (default: 0.5)")
+    number(group, "--seed", int, "seed of the search (default: 0)")
