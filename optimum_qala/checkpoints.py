@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from optimum_qala.errors import CheckpointError
@@ -47,20 +49,29 @@ def load_backbone(path: str | Path, **config_overrides: Any) -> tuple[QuaLAMiniL
         The model and the parameters that did not fit.
 
     Raises:
-        CheckpointError: If the checkpoint is of another kind, or lacks parameters of the encoder.
+        CheckpointError: If the checkpoint is of another kind, cannot be read, or does not hold the encoder that its
+            config.json describes. Fewer layers are taken where `num_hidden_layers` asks for them.
     """
-    model, info = QuaLAMiniLMForQuestionAnswering.from_pretrained(path, output_loading_info=True, **config_overrides)
+    options = {"output_loading_info": True, "ignore_mismatched_sizes": True} | config_overrides
+    try:
+        model, info = QuaLAMiniLMForQuestionAnswering.from_pretrained(path, **options)
+    except (SafetensorError, UnpicklingError) as error:
+        raise CheckpointError(f"the weights of {path} cannot be read, the file is damaged ({error})") from error
     report = KeyReport(
         missing=tuple(sorted(info["missing_keys"])),
         unexpected=tuple(sorted(info["unexpected_keys"])),
         mismatched=tuple(sorted(str(key[0]) for key in info["mismatched_keys"])),
     )
     lost = sorted({*report.missing, *report.mismatched} - HEAD_KEYS)
-    if lost:
-        raise CheckpointError(
-            f"{path} lacks {len(lost)} parameters of the encoder, the first is {lost[0]}; "
-            "the checkpoint is damaged or its config.json describes another model"
-        )
+    surplus = [name for name in report.unexpected if "encoder.layer." in name]
+    if "num_hidden_layers" in config_overrides:
+        surplus = []  # the caller wants a shallower model
+    for names, problem in ((lost, "lacks, or has in another shape,"), (surplus, "holds more than the model has:")):
+        if names:
+            raise CheckpointError(
+                f"{path} {problem} {len(names)} parameters of the encoder, the first is {names[0]}; "
+                "the checkpoint is damaged or its config.json describes another model"
+            )
     return model, report
 
 
@@ -73,8 +84,14 @@ def check_tokenizer(model_config: Any, tokenizer: PreTrainedTokenizerBase, path:
         path: Where the tokenizer came from, for the message.
 
     Raises:
-        CheckpointError: If the vocabularies or the special tokens differ.
+        CheckpointError: If the vocabularies or the special tokens differ, or there is no tokenizer at all.
     """
+    # Where none is stored, transformers makes one up for the kind of model, and it reads every word as unknown.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise CheckpointError(
+            f"{path} has no tokenizer: transformers made up one of {len(tokenizer)} special tokens; save the "
+            "tokenizer beside the model"
+        )
     if len(tokenizer) > model_config.vocab_size:
         raise CheckpointError(
             f"the tokenizer of {path} has {len(tokenizer)} tokens, but the model embeds only "
