@@ -1,0 +1,40 @@
+"""Random inputs of a tiny model: a question, a context and padding."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+
+
+def random_batch(seed: int, batch_size: int, sequence_length: int, vocab_size: int = 200) -> dict[str, torch.Tensor]:
+    """[CLS] question [SEP] context [SEP] padding, with lengths of their own in every row."""
+    rng = random.Random(seed)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    batch = {name: torch.zeros(batch_size, sequence_length, dtype=torch.int64) for name in names}
+    for row in range(batch_size):
+        length = sequence_length if row == 0 else rng.randint(8, sequence_length)
+        question_end = rng.randint(2, min(length - 4, 10))
+        ids = [rng.randrange(5, vocab_size) for _ in range(length)]
+        ids[0], ids[question_end], ids[-1] = 2, 3, 3
+        batch["input_ids"][row, :length] = torch.tensor(ids)
+        batch["attention_mask"][row, :length] = 1
+        batch["token_type_ids"][row, question_end + 1 : length] = 1
+    return batch
+
+
+def random_retention(seed: int, num_layers: int) -> list[float]:
+    """Falling ratios."""
+    rng = random.Random(seed)
+    return sorted((rng.uniform(0.15, 1.0) for _ in range(num_layers)), reverse=True)
+
+
+def distances(actual: Any, expected: Any, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Largest difference of the logits of real tokens, for each row."""
+    return torch.stack(
+        [
+            ((getattr(actual, name) - getattr(expected, name)).abs() * attention_mask).amax(dim=1)
+            for name in ("start_logits", "end_logits")
+        ]
+    ).amax(dim=0)

@@ -1,0 +1,51 @@
+"""A tiny exported model, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import tiny_config
+
+from optimum_qala import QuaLAMiniLMForQuestionAnswering
+from optimum_qala._compat import is_available
+
+
+BUDGETS = {"fast": {"retention": [1.0, 0.6, 0.6, 0.3]}, "faster": {"retention": [0.5, 0.4, 0.3, 0.2]}}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _openvino():
+    if not is_available("openvino"):
+        pytest.skip("needs the extra openvino")
+
+
+@pytest.fixture(scope="session")
+def torch_model() -> QuaLAMiniLMForQuestionAnswering:
+    torch.manual_seed(0)
+    return QuaLAMiniLMForQuestionAnswering(tiny_config(budgets=BUDGETS)).eval()
+
+
+@pytest.fixture(scope="session")
+def torch_folder(torch_model, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("torch")
+    torch_model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(torch_model, tmp_path_factory) -> Path:
+    """Folder of the exported model; read only."""
+    from optimum_qala.quantization.export import export_model
+
+    folder = tmp_path_factory.mktemp("exported")
+    export_model(torch_model, folder)
+    return folder
+
+
+@pytest.fixture
+def model(exported):
+    from optimum_qala import OVQuaLAMiniLMForQuestionAnswering
+
+    return OVQuaLAMiniLMForQuestionAnswering.from_pretrained(exported)
