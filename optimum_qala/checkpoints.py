@@ -56,7 +56,8 @@ def load_backbone(path: str | Path, **config_overrides: Any) -> tuple[QuaLAMiniL
     try:
         model, info = QuaLAMiniLMForQuestionAnswering.from_pretrained(path, **options)
     except (SafetensorError, UnpicklingError) as error:
-        raise CheckpointError(f"the weights of {path} cannot be read, the file is damaged ({error})") from error
+        reason = str(error).partition(". ")[0]
+        raise CheckpointError(f"model {path} cannot be loaded: its weights are damaged ({reason})") from error
     report = KeyReport(
         missing=tuple(sorted(info["missing_keys"])),
         unexpected=tuple(sorted(info["unexpected_keys"])),

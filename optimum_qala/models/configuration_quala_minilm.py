@@ -31,6 +31,20 @@ _BACKBONE_FIELDS = (
     "pad_token_id",
 )
 
+# Integer fields -> the least legal value.
+_LEAST = {
+    "vocab_size": 1,
+    "hidden_size": 1,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 1,
+    "max_position_embeddings": 1,
+    "type_vocab_size": 1,
+    "sep_token_id": 0,
+    "score_pooling": 0,
+    "min_tokens": 1,
+}
+
 BERT_SEP_TOKEN_ID = 102  # [SEP] of every vocabulary that Google published; others name theirs in the tokenizer
 FULL_BUDGET = "full"
 
@@ -112,6 +126,14 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
             self._check_budget(name, budget)
 
     def _check_sizes(self) -> None:
+        from transformers.activations import ACT2FN  # it needs torch, this file does not
+
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigurationError(f"{name} {value!r} is not an integer of at least {least}")
+        if self.hidden_act not in ACT2FN:
+            raise ConfigurationError(f"hidden_act {self.hidden_act!r} is not one of {sorted(ACT2FN)}")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigurationError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
@@ -119,7 +141,7 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
         schemes = sorted(set(BACKBONE_POSITION_SCHEMES.values()))
         if self.position_scheme not in schemes:
             raise ConfigurationError(f"position_scheme {self.position_scheme!r} is not one of {schemes}")
-        if not 0 <= self.sep_token_id < self.vocab_size:
+        if self.sep_token_id >= self.vocab_size:
             raise ConfigurationError(
                 f"sep_token_id {self.sep_token_id} is outside the vocabulary of {self.vocab_size} tokens; "
                 "give the id of the tokenizer's separator"
@@ -139,10 +161,6 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
                 f"token_scoring {self.token_scoring!r} reads the question's rows, so protected_tokens must be "
                 f"'question', got {self.protected_tokens!r}"
             )
-        if self.score_pooling < 0:
-            raise ConfigurationError(f"score_pooling {self.score_pooling} is negative; 0 turns pooling off")
-        if self.min_tokens < 1:
-            raise ConfigurationError(f"min_tokens {self.min_tokens} is less than 1")
         if self.drop_layers is not None:
             layers = list(self.drop_layers)
             legal = all(isinstance(layer, int) and 0 <= layer < self.num_hidden_layers for layer in layers)
