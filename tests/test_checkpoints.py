@@ -1,15 +1,36 @@
-"""A model and a tokenizer that do not belong together are refused."""
+"""Checkpoints are read with a report; what is damaged, foreign or beside another model's tokenizer is refused."""
 
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
-from transformers import AutoTokenizer, XLMRobertaConfig
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertModel,
+    XLMRobertaConfig,
+)
 
-from optimum_qala.checkpoints import check_tokenizer
-from optimum_qala.errors import CheckpointError
+from optimum_qala.checkpoints import KeyReport, check_tokenizer, load_backbone
+from optimum_qala.errors import CheckpointError, ConfigurationError
 from tests.conftest import tiny_config
+
+
+SIZES = {
+    "vocab_size": 200,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
 
 
 def test_check_tokenizer_accepts_the_model_s_own(tiny_tokenizer):
@@ -41,3 +62,120 @@ def test_check_tokenizer_refuses_other_special_tokens(tiny_tokenizer, name, toke
     expected, given = getattr(tiny_tokenizer, f"{name}_id"), other.convert_tokens_to_ids(token)
     with pytest.raises(CheckpointError, match=f"{name}_id is {given} in the tokenizer of folder, but {expected} in"):
         check_tokenizer(tiny_config(), other, "folder")
+
+
+# --- loading
+
+
+def damage(folder, what):
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    if what == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif what == "no safetensors at all":
+        weights.write_bytes(b"hello")
+    elif what == "pickle":
+        weights.rename(folder / "pytorch_model.bin")
+    else:
+        config.write_text(json.dumps(json.loads(config.read_text()) | what))
+
+
+def test_load_backbone_reports_a_complete_checkpoint(tmp_path, tiny_model):
+    tiny_model.save_pretrained(tmp_path)
+    model, report = load_backbone(tmp_path)
+    assert report == KeyReport((), (), ())
+    assert not report.has_new_head
+    assert torch.equal(model.qa_outputs.weight, tiny_model.qa_outputs.weight)
+
+
+@pytest.mark.parametrize("model_class", [BertModel, BertForMaskedLM, BertForSequenceClassification])
+def test_load_backbone_reports_a_new_head(tmp_path, model_class):
+    torch.manual_seed(0)
+    backbone = model_class(BertConfig(**SIZES))
+    backbone.save_pretrained(tmp_path)
+    model, report = load_backbone(tmp_path)
+    assert report.missing == ("qa_outputs.bias", "qa_outputs.weight")
+    assert report.unexpected == report.mismatched == ()  # poolers and other heads are expected to be of no use
+    assert report.has_new_head
+    expected = backbone.base_model.embeddings.word_embeddings.weight
+    assert torch.equal(model.quala.embeddings.word_embeddings.weight, expected)
+
+
+def test_load_backbone_reports_a_head_of_another_shape(tmp_path):
+    BertForQuestionAnswering(BertConfig(**SIZES, num_labels=3)).save_pretrained(tmp_path)
+    _, report = load_backbone(tmp_path)
+    assert report.mismatched == ("qa_outputs.bias", "qa_outputs.weight")
+    assert report.has_new_head
+
+
+def test_load_backbone_reports_unexpected_parameters(tmp_path):
+    BertForQuestionAnswering(BertConfig(**SIZES)).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(weights | {"extra.weight": torch.zeros(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    _, report = load_backbone(tmp_path)
+    assert report == KeyReport((), ("extra.weight",), ())
+
+
+def test_load_backbone_reads_old_names_of_norms(tmp_path):
+    """Checkpoints converted from TensorFlow call the LayerNorm's parameters gamma and beta."""
+    BertForQuestionAnswering(BertConfig(**SIZES)).save_pretrained(tmp_path)
+    weights = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for name, value in load_file(tmp_path / "model.safetensors").items()
+    }
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model, report = load_backbone(tmp_path)
+    assert report == KeyReport((), (), ())
+    model.save_pretrained(tmp_path / "again")
+    assert load_backbone(tmp_path / "again")[1] == KeyReport((), (), ())
+
+
+def test_load_backbone_passes_fields_of_the_config(tmp_path):
+    BertForQuestionAnswering(BertConfig(**SIZES)).save_pretrained(tmp_path)
+    model, _ = load_backbone(tmp_path, score_pooling=1, sep_token_id=9)
+    assert (model.config.score_pooling, model.config.sep_token_id) == (1, 9)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("truncated", r"model .* cannot be loaded: its weights are damaged \(.*file not fully covered\)"),
+        ("no safetensors at all", r"model .* cannot be loaded: its weights are damaged \(.*header too small\)"),
+        ("pickle", r"model .* cannot be loaded: its weights are damaged \(Weights only load failed\)"),
+        (
+            {"num_hidden_layers": 6},
+            r"lacks, or .* 32 parameters of the encoder, the first is quala\.encoder\.layer\.4\.",
+        ),
+        (
+            {"num_hidden_layers": 3},
+            r"holds more .* 16 parameters of the encoder, the first is quala\.encoder\.layer\.3\.",
+        ),
+        (
+            {"hidden_size": 64},
+            r"another shape, \d+ parameters of the encoder, the first is quala\.embeddings\.LayerNorm",
+        ),
+        ({"vocab_size": 300}, r"another shape, 1 parameters of the encoder, .* quala\.embeddings\.word_embeddings"),
+        ({"model_type": "distilbert"}, r"holds a 'distilbert' checkpoint, which cannot become a QuaLA-MiniLM"),
+        ({"model_type": None}, r"holds a None checkpoint"),
+    ],
+    ids=str,
+)
+def test_load_backbone_refuses_a_damaged_checkpoint(tmp_path, tiny_model, what, message):
+    tiny_model.save_pretrained(tmp_path)
+    damage(tmp_path, what)
+    with pytest.raises(CheckpointError, match=message):
+        load_backbone(tmp_path)
+
+
+def test_load_backbone_names_a_field_that_is_no_longer_legal(tmp_path, tiny_model):
+    tiny_model.save_pretrained(tmp_path)
+    damage(tmp_path, {"min_tokens": "many"})
+    with pytest.raises(ConfigurationError, match="min_tokens 'many' is not an integer"):
+        load_backbone(tmp_path)
+
+
+def test_load_backbone_takes_fewer_layers_where_asked(tmp_path):
+    BertForQuestionAnswering(BertConfig(**SIZES)).save_pretrained(tmp_path)
+    model, report = load_backbone(tmp_path, num_hidden_layers=1)
+    assert len(model.quala.encoder.layer) == 1
+    assert len(report.unexpected) == 16
+    assert report.missing == ()
