@@ -1,4 +1,4 @@
-"""The commands and the Python of README.md and docs run as they are written."""
+"""The commands and the Python of README.md run as they are written. tests/docs runs those of the documentation."""
 
 from __future__ import annotations
 
@@ -65,17 +65,6 @@ def test_python_runs(after_the_readme):
     code = code.replace("0.8,0.8,0.5,0.5", "0.8,0.5,0.5")
     done = run([sys.executable, "-c", code], after_the_readme)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "how_to").glob("*.md")), ids=lambda page: page.name)
-def test_how_to_runs(after_the_readme, page, tmp_path):
-    for name in ("int8", "searched", "trained", "minilm"):
-        shutil.copytree(after_the_readme / name, tmp_path / name)
-    for name in ("train.json", "dev.json"):
-        shutil.copy(after_the_readme / name, tmp_path)
-    for heading, commands in code_blocks(page, "bash"):
-        done = run(["bash", "-euo", "pipefail", "-c", commands], tmp_path)
-        assert done.returncode == 0, f"{heading}: {done.stderr}"
 
 
 @pytest.mark.parametrize(
