@@ -47,5 +47,6 @@ __all__ = [
     "OutputExistsError",
     "QuaLAError",
     "QuestionTooLongError",
+    "SearchStoreError",
     "UnknownBudgetError",
 ]
