@@ -17,7 +17,8 @@ from optimum_qala.question_answering.records import load_records
 
 
 # Flags that mean nothing without a model.
-_MODEL_FLAGS = ("budget", "backend", "batch_size", "max_length", "doc_stride", "max_question_length", "n_best")
+_WINDOW_FLAGS = ("max_length", "doc_stride", "max_question_length")
+_MODEL_FLAGS = ("budget", "backend", "batch_size", "pad_to", "n_best", *_WINDOW_FLAGS)
 _DECODING_FLAGS = ("max_answer_length", "allow_no_answer", "null_threshold")
 
 
@@ -65,6 +66,7 @@ def _score_model(args: Namespace, console: Console) -> dict[str, Any]:
                 budget=budget,
                 window_options=windows,
                 decode_options=decoding,
+                pad_to_length=getattr(args, "pad_to", None),
                 progress=bar.update,
                 **batching,
             )

@@ -12,6 +12,7 @@ from huggingface_hub import file_exists, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from transformers import AutoTokenizer
+from transformers.utils import logging
 
 from optimum_qala._compat import require
 from optimum_qala.checkpoints import check_tokenizer, load_backbone
@@ -88,7 +89,7 @@ def load_model(
         if threads < 1:
             raise ConfigurationError(f"threads {threads} is less than 1")
         torch.set_num_threads(threads)
-    chosen = backend or ("openvino" if _holds_ir(path) else "torch")
+    chosen = backend or ("openvino" if holds_ir(path) else "torch")
     refuse_inc(chosen)
     _check_folder(path, chosen)
     model = (
@@ -137,12 +138,16 @@ def load_tokenizer(path: str, model_config: Any) -> Any:
 
 
 def _load_torch(path: str, allow_new_head: bool, config_overrides: dict[str, Any]) -> Any:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what does not fit is judged below, not printed as a table
     try:
         model, report = load_backbone(path, **config_overrides)
     except QuaLAError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(_cannot_load(path, error)) from error
+    finally:
+        logging.set_verbosity(verbosity)
     if report.has_new_head and not allow_new_head:
         raise CheckpointError(
             f"{path} has no trained span head, so its answers would be random; "
@@ -164,7 +169,8 @@ def _load_openvino(path: str, threads: int | None) -> Any:
         raise CheckpointError(_cannot_load(path, error)) from error
 
 
-def _holds_ir(path: str) -> bool:
+def holds_ir(path: str) -> bool:
+    """Tell whether a folder or repository holds an exported model."""
     if Path(path).is_dir():
         return (Path(path) / IR_FILE).is_file()
     if _looks_like_folder(path):

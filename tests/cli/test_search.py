@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoModelForQuestionAnswering
 
 import optimum_qala.cli.search as search_module
+from optimum_qala._compat import is_available
 
 
 @pytest.fixture
@@ -152,3 +153,13 @@ def test_search_without_anything_to_search_is_refused(search, flags, message):
     assert outcome.code == 1
     assert message in outcome.error
     assert not folder.exists()
+
+
+@pytest.mark.skipif(not is_available("openvino"), reason="the openvino extra is absent")
+def test_openvino_scores_a_torch_checkpoint_which_stays_one(search):
+    outcome, folder = search("--backend", "openvino")
+    assert outcome.code == 0, outcome.err
+    assert (folder / "model.safetensors").is_file()
+    assert not list(folder.glob("*.xml"))
+    model = AutoModelForQuestionAnswering.from_pretrained(folder)
+    assert model.config.budgets == outcome.json["budgets"]
