@@ -182,6 +182,7 @@ class EvaluateCommand(_Subcommand):
         flags.budgets(parser, f"evaluate at this budget; may be repeated (default: all): {flags.BUDGET_HELP}")
         flags.backend(parser)
         flags.batching(parser)
+        flags.number(parser, "--pad-to", int, "pad every window to N tokens, instead of to the longest of its batch")
         flags.windows(parser)
         flags.decoding(parser)
         flags.common(parser)
