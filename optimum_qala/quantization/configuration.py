@@ -38,7 +38,6 @@ class OVQuaLAConfig:
         fast_bias_correction: Correct the biases layer by layer; False runs the slower, exact correction.
         budgets: Budgets to calibrate at; None takes full length and every named budget of the model.
         quantize_embeddings: Store the embedding tables in 8 bits, which halves the file of a small model.
-        quantize_scores: Compute the scores that choose the surviving tokens in int8 too.
         ignored_names: Names of operations to keep in float.
         ignored_patterns: Regular expressions of such names.
         drop_layers: "model" exports a graph in which every layer of the model's configuration may drop tokens;
@@ -60,7 +59,6 @@ class OVQuaLAConfig:
     fast_bias_correction: bool = True
     budgets: tuple[str, ...] | None = None
     quantize_embeddings: bool = True
-    quantize_scores: bool = False
     ignored_names: tuple[str, ...] = ()
     ignored_patterns: tuple[str, ...] = ()
     drop_layers: str = "model"

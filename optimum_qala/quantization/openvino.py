@@ -243,14 +243,13 @@ def _ignored_operations(graph: Any, config: OVQuaLAConfig) -> list[str]:
     unknown = sorted(set(config.ignored_names) - set(names))
     if unknown:
         raise ConfigurationError(f"ignored_names holds {unknown[0]!r}, but the graph has no such operation")
-    ignored = set(config.ignored_names)
+    # NNCF 3.4 leaves the choice of tokens in float by itself; this keeps it so.
+    ignored = set(config.ignored_names) | set(selection_operations(graph))
     for pattern in config.ignored_patterns:
         matching = [name for name in names if re.search(pattern, name)]
         if not matching:
             raise ConfigurationError(f"ignored_patterns holds {pattern!r}, which matches no operation of the graph")
         ignored.update(matching)
-    if not config.quantize_scores:
-        ignored.update(selection_operations(graph))
     if not config.quantize_embeddings:
         ignored.update(name for name in names if "embeddings" in name)
     return sorted(ignored)

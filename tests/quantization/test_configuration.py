@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from optimum_qala import OVQuaLAConfig
+from optimum_qala.errors import CheckpointError, ConfigurationError
+
+
+def test_saved_config_is_read_back(tmp_path):
+    config = OVQuaLAConfig(
+        num_samples=5,
+        preset="performance",
+        smooth_quant_alpha=None,
+        overflow_fix="enable",
+        fast_bias_correction=False,
+        budgets=("full", "fast"),
+        quantize_embeddings=False,
+        ignored_names=("a",),
+        ignored_patterns=("b.*",),
+        drop_layers="budgets",
+        precision="bf16",
+        seed=1,
+        applied={"overflow_fix": "enable"},
+        versions={"nncf": "0"},
+        accuracy={"full": {"int8": {"f1": 1.0}}},
+    )
+    file = config.save_pretrained(tmp_path)
+    assert file.name == "openvino_quala_config.json"
+    assert OVQuaLAConfig.from_pretrained(tmp_path) == config
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_samples", 0, "num_samples 0 is not a positive integer"),
+        ("num_samples", True, "num_samples True is not a positive integer"),
+        ("preset", "fast", r"preset 'fast' is not one of \['performance', 'mixed'\]"),
+        ("smooth_quant_alpha", 1.5, r"smooth_quant_alpha 1.5 is not in \[0, 1\]"),
+        ("overflow_fix", "maybe", r"overflow_fix 'maybe' is not one of \['auto', 'enable', 'disable'\]"),
+        ("drop_layers", "all", r"drop_layers 'all' is not one of \['model', 'budgets'\]"),
+        ("precision", "f16", r"precision 'f16' is not one of \['f32', 'bf16'\]"),
+        ("budgets", (), "budgets is empty"),
+        ("budgets", "fast", "budgets 'fast' is not a list"),
+        ("ignored_names", "MatMul", "ignored_names 'MatMul' is not a list"),
+    ],
+)
+def test_illegal_value_is_refused(field, value, message):
+    with pytest.raises(ConfigurationError, match=message):
+        OVQuaLAConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"openvino_quala_config\.json is not JSON"),
+        ('{"bits": 4}', r"holds \['bits'\], which this version"),
+        ("[]", "holds list, which this version"),
+        ('{"preset": "slow"}', r"openvino_quala_config\.json: preset 'slow' is not one of"),
+    ],
+)
+def test_damaged_file_is_named(tmp_path, content, message):
+    (tmp_path / "openvino_quala_config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=message):
+        OVQuaLAConfig.from_pretrained(tmp_path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"openvino_quala_config\.json cannot be read \(No such file"):
+        OVQuaLAConfig.from_pretrained(tmp_path)
+
+
+def test_file_is_plain_json(tmp_path):
+    content = json.loads(OVQuaLAConfig().save_pretrained(tmp_path).read_text(encoding="utf-8"))
+    assert content["num_samples"] == OVQuaLAConfig().num_samples
+    assert content["budgets"] is None
