@@ -28,6 +28,8 @@ ROOT = DOCS.parent
 NAMESPACE = ROOT / "optimum_qala" / "_namespace"  # where the command line lies in a checkout
 
 LONGEST_SIGNATURE = 96
+# Methods that transformers calls and users do not.
+FRAMEWORK_HOOKS = {"get_input_embeddings", "postprocess", "preprocess", "set_input_embeddings"}
 
 _BLOCK = re.compile(r"(<!-- generated: (?P<what>[^\n]*?) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 _SECTION = re.compile(r"^(Args|Returns|Yields|Raises):$", re.MULTILINE)
@@ -247,12 +249,20 @@ def class_fields(node: ast.ClassDef, module: str) -> list[tuple[str, str, str]]:
     return found
 
 
-def _methods(node: ast.ClassDef) -> list[ast.FunctionDef]:
-    return [
-        item
+def _methods(node: ast.ClassDef, module: str) -> list[ast.FunctionDef]:
+    """List the public methods of a class, then those of its base classes in the same module."""
+    found = {
+        item.name: item
         for item in node.body
-        if isinstance(item, ast.FunctionDef) and (item.name == "__call__" or not item.name.startswith("_"))
-    ]
+        if isinstance(item, ast.FunctionDef)
+        and (item.name == "__call__" or not item.name.startswith("_"))
+        and item.name not in FRAMEWORK_HOOKS
+    }
+    for base in node.bases:
+        for other in module_tree(module).body:
+            if isinstance(other, ast.ClassDef) and other.name == ast.unparse(base):
+                found = {method.name: method for method in _methods(other, module)} | found
+    return list(found.values())
 
 
 def _class_arguments(node: ast.ClassDef, module: str) -> list[str]:
@@ -286,7 +296,7 @@ def render_object(place: str, level: str = "3") -> Iterator[str]:
     if arguments and len(arguments) <= 12:
         yield from _code(signature(name, arguments))
     yield from docstring_lines(docstring(node))
-    for method in _methods(node):
+    for method in _methods(node, module):
         decorators = _decorators(method)
         if "property" in decorators:
             yield f"{heading}# {name}.{method.name}"
