@@ -33,7 +33,10 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "optimum_qala" / "_namespace")]),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, cwd=folder)
+    return subprocess.run(command, capture_output=True, text=True, timeout=580, env=environment, cwd=folder)
+
+
+pytestmark = pytest.mark.timeout(900)  # a dozen processes, one of which quantizes
 
 
 @pytest.fixture(scope="module")

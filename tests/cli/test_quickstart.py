@@ -14,7 +14,7 @@ def quickstart(qala, tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart_module, "NUM_ANSWERS", 2)
 
     def run(*flags):
-        arguments = ("--model", tiny_folder, "--output", tmp_path / "demo", "--questions", 24)
+        arguments = ("--model", tiny_folder, "--output", tmp_path / "demo", "--questions", 32)
         return qala("quickstart", *arguments, *flags), tmp_path / "demo"
 
     return run
@@ -49,7 +49,7 @@ def test_every_step_runs_once_and_the_table_is_shown(quickstart):
     assert again.err.count("done before") == 4
     assert again.json["num_questions"] == 4
     assert len(again.json["answers"]) == 2
-    for split, size in (("train", 24), ("validation", 4), ("test", 4)):
+    for split, size in (("train", 32), ("validation", 4), ("test", 4)):
         data = json.loads((folder / "data" / f"{split}.json").read_text())
         assert sum(len(paragraph["qas"]) for paragraph in data["data"][0]["paragraphs"]) == size
         assert "(synthetic)" in data["data"][0]["title"]
@@ -71,7 +71,7 @@ def test_other_settings_are_not_mixed_in(quickstart, tmp_path, monkeypatch):
 
 
 def test_too_few_questions_are_refused(quickstart):
-    assert "questions 3 is less than 6" in quickstart("--questions", 3)[0].error
+    assert "questions 3 is less than 8" in quickstart("--questions", 3)[0].error
 
 
 def test_contexts_are_short_and_as_many_as_asked_for():
