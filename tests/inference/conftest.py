@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import tiny_config
 
 from optimum_qala import QuaLAMiniLMForQuestionAnswering
 from optimum_qala._compat import is_available
+from tests.conftest import tiny_config
 
 
 BUDGETS = {"fast": {"retention": [1.0, 0.6, 0.6, 0.3]}, "faster": {"retention": [0.5, 0.4, 0.3, 0.2]}}

@@ -10,8 +10,6 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from tests.conftest import tiny_config
-from tests.inference.batches import distances, random_batch, random_retention
 from transformers import BertConfig, BertForQuestionAnswering, BertModel
 
 from optimum_qala import (
@@ -33,6 +31,8 @@ from optimum_qala.errors import (
 from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.question_answering.windows import WindowOptions
+from tests.conftest import tiny_config
+from tests.inference.batches import distances, random_batch, random_retention
 
 
 TOLERANCE = 1e-4

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +20,7 @@ from tests.inference.batches import distances, random_batch, random_retention
 
 
 TOLERANCE = 1e-4
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_model(**overrides) -> QuaLAMiniLMForQuestionAnswering:
@@ -147,18 +153,49 @@ class TestDropLayers:
             export_model(make_model(drop_layers=[]), tmp_path)
 
 
-def test_optimum_exports_the_same_graph(torch_model, exported, tmp_path):
-    """`optimum-cli export openvino` calls `main_export`."""
-    from optimum.exporters.openvino import main_export
-
-    from optimum_qala.quantization.export import register_export
-
-    register_export()
-    register_export()
+@pytest.mark.slow
+def test_command_of_optimum_exports_the_same_graph(torch_model, exported, tmp_path):
     torch_model.save_pretrained(tmp_path / "torch")
-    main_export(str(tmp_path / "torch"), str(tmp_path / "exported"), task="question-answering")
+    command = ["-m", "optimum.commands.optimum_cli", "export", "openvino", "--task", "question-answering"]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "optimum_qala" / "_namespace")])
+    finished = subprocess.run(
+        [sys.executable, *command, "--model", str(tmp_path / "torch"), str(tmp_path / "exported")],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
     loaded = OVQuaLAMiniLMForQuestionAnswering.from_pretrained(tmp_path / "exported", export=False)
     batch = random_batch(3, 2, 30, vocab_size=100)
     actual, expected = (model(**batch, budget="fast").start_logits for model in (loaded, exported))
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
     assert loaded.config.budgets["late"] == {"retention": [1.0, 0.5]}
+
+
+def test_command_of_optimum_learns_the_model_first(monkeypatch):
+    """Importing our commands, as every start of `optimum-cli` does, is enough."""
+    import optimum.commands.register.register_qala  # noqa: F401
+    from optimum.commands.export.openvino import OVExportCommand
+
+    registered = []
+    monkeypatch.setattr("optimum_qala.quantization.export.register_export", lambda: registered.append("quala"))
+    with pytest.raises(AttributeError, match="args"):  # what upstream reads first
+        OVExportCommand.run(SimpleNamespace())
+    assert registered == ["quala"]
+
+
+def test_registering_the_export_twice_changes_nothing():
+    from optimum.exporters.openvino import convert
+    from optimum.exporters.tasks import TasksManager
+
+    from optimum_qala.quantization.export import QuaLAMiniLMOpenVINOConfig, register_export
+
+    register_export()
+    once = convert._infer_library_from_model_or_model_class
+    register_export()
+    assert convert._infer_library_from_model_or_model_class is once
+    assert once(make_model()) == "transformers"
+    tasks = TasksManager.get_supported_tasks_for_model_type("quala_minilm", "openvino", library_name="transformers")
+    assert tasks["question-answering"].func is QuaLAMiniLMOpenVINOConfig
+    assert "openvino" in TasksManager._SUPPORTED_MODEL_TYPE["bert"]

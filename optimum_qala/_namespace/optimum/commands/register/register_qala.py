@@ -7,6 +7,8 @@ imported when the command runs.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import logging
 import sys
 from importlib import import_module
@@ -280,5 +282,24 @@ class QuaLACommand(BaseOptimumCLICommand):
         self.parser.print_help(sys.stderr)
         sys.exit(2)
 
+
+def _introduce_model_to_export() -> None:
+    """Make `optimum-cli export openvino` know QuaLA-MiniLM, for it has no place where a model can introduce itself."""
+    try:
+        from optimum.commands.export.openvino import OVExportCommand
+    except ImportError:  # optimum-intel is not installed
+        return
+    run = OVExportCommand.run
+
+    @functools.wraps(run)
+    def run_with_model(command: Any) -> Any:
+        with contextlib.suppress(ImportError):  # the export of other models does not depend on this package
+            import_module("optimum_qala.quantization.export").register_export()
+        return run(command)
+
+    OVExportCommand.run = run_with_model
+
+
+_introduce_model_to_export()
 
 REGISTER_COMMANDS = [QuaLACommand]
