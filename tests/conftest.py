@@ -17,9 +17,10 @@ from optimum_qala import QuaLAMiniLMConfig, QuaLAMiniLMForQuestionAnswering
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 WORDS = (
-    "the a an of in on at to and is was who what where when which how many river city king queen book tower old new red "
-    "blue green large small north south built wrote found lived died born year day people water stone gold paris london "
-    "rome berlin anna peter maria john one two three four five six seven eight nine ten hundred thousand . , ? ! - ' s"
+    "the a an of in on at to and is was who what where when which how many river city king queen book tower old "
+    "new red blue green large small north south built wrote found lived died born year day people water stone "
+    "gold paris london rome berlin anna peter maria john one two three four five six seven eight nine ten hundred "
+    "thousand . , ? ! - ' s"
 ).split()
 
 
