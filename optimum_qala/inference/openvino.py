@@ -216,7 +216,7 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
             export: False loads `openvino_model.xml`; True exports the torch checkpoint, of a QuaLA-MiniLM or of a
                 plain BERT, RoBERTa or XLM-R, even if there is an exported model; None exports if there is none.
             config: Configuration to use instead of the stored one.
-            precision: See the class.
+            precision: See the class; by default that of a quantized model's `OVQuaLAConfig`.
             device: OpenVINO device.
             ov_config: See the class.
             dynamic_shapes: Accept any batch size and length.
@@ -259,6 +259,8 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         stored = None if quantization is None else OVQuaLAConfig.from_json_file(quantization)
         if stored is not None and (risk := describe_overflow_risk(stored.applied.get("overflow_fix"))):
             logger.warning(f"{model_id}: {risk}")
+        if stored is not None and precision is None and PRECISION_KEY not in (ov_config or {}):
+            options["precision"] = stored.precision
         config = AutoConfig.from_pretrained(model_id, **hub) if config is None else config
         return cls(read_graph(file), config, quantization=stored, model_save_dir=file.parent, **options)
 

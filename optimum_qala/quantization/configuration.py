@@ -8,10 +8,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
 from optimum_qala.errors import CheckpointError, ConfigurationError
 
 
 __all__ = ["CONFIG_NAME", "IR_NAME", "PRECISIONS", "RETENTION_INPUT", "OVQuaLAConfig"]
+
+logger = logging.get_logger(__name__)
 
 CONFIG_NAME = "openvino_quala_config.json"
 IR_NAME = "openvino_model.xml"
@@ -42,7 +46,8 @@ class OVQuaLAConfig:
         ignored_patterns: Regular expressions of such names.
         drop_layers: "model" exports a graph in which every layer of the model's configuration may drop tokens;
             "budgets" only the layers in which its budgets do, which is faster, but takes no other budgets.
-        precision: What float operations run in, as `OVQuaLAMiniLMForQuestionAnswering` takes it.
+        precision: What float operations of the int8 model run in, unless `OVQuaLAMiniLMForQuestionAnswering` is told
+            otherwise.
         seed: Seed of the choice of calibration windows.
         applied: Record: what was decided and done, for example the overflow fix and the CPU's reason for it.
         versions: Record: versions of the packages that did it.
@@ -140,11 +145,12 @@ class OVQuaLAConfig:
             raise CheckpointError(f"{file} cannot be read ({error.strerror}); was the model quantized?") from error
         except ValueError as error:
             raise CheckpointError(f"{file} is not JSON ({error}); quantize the model again") from error
-        names = {item.name for item in fields(cls)}
-        if not isinstance(content, dict) or set(content) - names:
-            unknown = sorted(set(content) - names) if isinstance(content, dict) else type(content).__name__
-            raise CheckpointError(f"{file} holds {unknown}, which this version of optimum-qala does not know")
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{file} holds a {type(content).__name__}, not an object; quantize the model again")
+        known = {item.name for item in fields(cls)} & set(content)
+        if unknown := sorted(set(content) - known):  # of a newer version: no reason not to run the model
+            logger.warning(f"{file} holds {unknown}, which this version of optimum-qala does not know")
         try:
-            return cls(**content)
+            return cls(**{name: content[name] for name in known})
         except (ConfigurationError, TypeError) as error:
             raise CheckpointError(f"{file}: {error}") from error

@@ -56,8 +56,7 @@ def test_illegal_value_is_refused(field, value, message):
     ("content", "message"),
     [
         ("{", r"openvino_quala_config\.json is not JSON"),
-        ('{"bits": 4}', r"holds \['bits'\], which this version"),
-        ("[]", "holds list, which this version"),
+        ("[]", "holds a list, not an object"),
         ('{"preset": "slow"}', r"openvino_quala_config\.json: preset 'slow' is not one of"),
     ],
 )
@@ -65,6 +64,15 @@ def test_damaged_file_is_named(tmp_path, content, message):
     (tmp_path / "openvino_quala_config.json").write_text(content, encoding="utf-8")
     with pytest.raises(CheckpointError, match=message):
         OVQuaLAConfig.from_pretrained(tmp_path)
+
+
+def test_field_of_a_newer_version_is_ignored_with_a_warning(tmp_path, monkeypatch):
+    messages = []
+    monkeypatch.setattr("optimum_qala.quantization.configuration.logger.warning", messages.append)
+    file = tmp_path / "openvino_quala_config.json"
+    file.write_text('{"bits": 4, "num_samples": 7}', encoding="utf-8")
+    assert OVQuaLAConfig.from_pretrained(tmp_path) == OVQuaLAConfig(num_samples=7)
+    assert messages == [f"{file} holds ['bits'], which this version of optimum-qala does not know"]
 
 
 def test_missing_file_is_named(tmp_path):

@@ -233,12 +233,16 @@ class TestOptions:
         by_pattern = quantize(ignored_patterns=(r"layer\.1\.output",))
         assert constants(by_pattern)["f32"] > constants(int8)["f32"]
 
-    def test_precision_is_that_of_the_returned_model(self, quantize):
+    def test_precision_is_that_of_the_loaded_model(self, quantize):
         from optimum.intel.openvino.modeling_base import core
 
         if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             pytest.skip("this CPU has no bf16")
-        assert quantize(precision="bf16").precision == "bf16"
+        model = quantize(precision="bf16")
+        assert model.precision == "bf16"
+        folder = model.model_save_dir
+        assert OVQuaLAMiniLMForQuestionAnswering.from_pretrained(folder).precision == "bf16"
+        assert OVQuaLAMiniLMForQuestionAnswering.from_pretrained(folder, precision="f32").precision == "f32"
 
     def test_drop_layers_follow_the_budgets(self, torch_model, tiny_tokenizer, records, tmp_path):
         torch_model.config.budgets, budgets = {"late": {"retention": [1.0, 0.5]}}, torch_model.config.budgets
