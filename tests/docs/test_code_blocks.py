@@ -14,6 +14,9 @@ from tests.docs.conftest import DOCS, ROOT, TUTORIAL, Block, blocks, run_bash
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "results" not in page.parts]
 PARSED_ONLY = "parsed only: "
 
+# The first test that needs them runs all commands of the tutorial, one of which quantizes.
+pytestmark = pytest.mark.timeout(900)
+
 
 def pages_with(language: str) -> list:
     return [pytest.param(page, id=page.stem) for page in PAGES if blocks(page, language)]

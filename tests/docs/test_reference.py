@@ -24,6 +24,9 @@ from tests.docs.conftest import DOCS, blocks, qala
 REFERENCE = DOCS / "reference"
 FILES = REFERENCE / "files.md"
 
+# The first test that needs them runs all commands of the tutorial, one of which quantizes.
+pytestmark = pytest.mark.timeout(900)
+
 
 def page(name: str) -> str:
     return (REFERENCE / name).read_text(encoding="utf-8")
