@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_qala.cli.console import Console, format_table
-from optimum_qala.cli.loading import LoadedModel, load_model
+from optimum_qala.cli.loading import LoadedModel, load_model, load_peer
 from optimum_qala.cli.options import chosen_budgets, given, window_options
 from optimum_qala.cli.outputs import new_folder, write_json
 from optimum_qala.errors import ConfigurationError
@@ -40,7 +40,7 @@ def run(args: Namespace, console: Console) -> None:
     with new_folder(args.output) as folder:
         threads = getattr(args, "threads", None)
         loaded = load_model(args.model, getattr(args, "backend", None), threads=threads)
-        peers = {path: load_model(path, threads=threads) for path in getattr(args, "peer", [])}
+        peers = {path: load_peer(path, threads=threads) for path in getattr(args, "peer", [])}
         budgets = chosen_budgets(args, loaded.model.config)
         windows = window_options(args, min(one.capacity for one in (loaded, *peers.values())))
         report = {"model": args.model, "data": args.data} | benchmark(

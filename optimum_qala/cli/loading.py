@@ -11,12 +11,14 @@ from httpx import HTTPError
 from huggingface_hub import file_exists, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from safetensors import SafetensorError
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging
 
 from optimum_qala._compat import require
 from optimum_qala.checkpoints import check_tokenizer, load_backbone
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError, QuaLAError
+from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
+from optimum_qala.question_answering.predictor import position_capacity
 
 
 IR_FILE = "openvino_model.xml"
@@ -40,9 +42,7 @@ class LoadedModel:
     @property
     def capacity(self) -> int:
         """Longest sequence that the model takes, in tokens."""
-        config = self.model.config
-        offset = config.pad_token_id + 1 if config.position_scheme == "roberta" else 0
-        return int(config.max_position_embeddings - offset)
+        return int(position_capacity(self.model) or self.model.config.max_position_embeddings)
 
     @property
     def precision(self) -> str:
@@ -96,6 +96,64 @@ def load_model(
         _load_openvino(path, threads) if chosen == "openvino" else _load_torch(path, allow_new_head, config_overrides)
     )
     return LoadedModel(model, load_tokenizer(path, model.config), chosen)
+
+
+class PlainModel:
+    """A plain exported model behind the call of ours: what users of optimum-intel run today.
+
+    Args:
+        model: An `OVModelForQuestionAnswering`, which takes no budget.
+        precision: What its float operations run in.
+    """
+
+    def __init__(self, model: Any, precision: str) -> None:
+        self.model, self.config, self.precision = model, model.config, precision
+
+    def __call__(self, budget: Any = None, **inputs: Any) -> Any:
+        """Answer at full length, the only one there is."""
+        return self.model(**inputs)
+
+    def compile(self) -> None:
+        """Compile the graph."""
+        self.model.compile()
+
+    @property
+    def request(self) -> Any:
+        """The compiled graph."""
+        return self.model.request
+
+
+def load_peer(path: str, threads: int | None = None) -> LoadedModel:
+    """Load a model to compare with: any that `load_model` takes, or a plain model that optimum-intel exported.
+
+    Args:
+        path: The folder, or a repository id on the Hub.
+        threads: Threads of one call; the back end's own choice by default.
+
+    Returns:
+        The model, its tokenizer and the back end.
+
+    Raises:
+        CheckpointError: If there is nothing to load, or model and tokenizer do not belong together.
+        BackendError: If this version cannot run it.
+        ConfigurationError: If `threads` is less than 1.
+    """
+    folder = Path(path)
+    if not (folder / IR_FILE).is_file():
+        return load_model(path, threads=threads)
+    stored, _ = PreTrainedConfig.get_config_dict(path)
+    if stored.get("model_type") == QuaLAMiniLMConfig.model_type:
+        return load_model(path, threads=threads)
+    require("openvino", "running an OpenVINO model")
+    from optimum.intel.openvino import OVModelForQuestionAnswering
+
+    from optimum_qala.inference.graph import PRECISION_KEY
+
+    ov_config: dict[str, Any] = {PRECISION_KEY: "f32"} | (
+        {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+    )
+    model = OVModelForQuestionAnswering.from_pretrained(path, export=False, compile=False, ov_config=ov_config)
+    return LoadedModel(PlainModel(model, "f32"), load_tokenizer(path, model.config), "openvino")
 
 
 def refuse_inc(backend: str | None) -> None:

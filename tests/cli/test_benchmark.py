@@ -4,6 +4,9 @@ import json
 import shutil
 
 import pytest
+from transformers import BertConfig, BertForQuestionAnswering
+
+from optimum_qala._compat import is_available
 
 
 @pytest.fixture
@@ -80,3 +83,21 @@ def test_peer_with_another_vocabulary_is_refused(benchmark, tiny_folder, tmp_pat
 )
 def test_illegal_number_is_refused(benchmark, flags, message):
     assert message in benchmark(*flags)[0].error
+
+
+@pytest.mark.skipif(not is_available("openvino"), reason="the openvino extra is absent")
+def test_plain_model_of_optimum_intel_is_a_peer(benchmark, tiny_folder, tiny_tokenizer, tmp_path):
+    from optimum.intel.openvino import OVModelForQuestionAnswering
+
+    bert = BertForQuestionAnswering(
+        BertConfig(vocab_size=200, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    )
+    bert.save_pretrained(tmp_path / "bert")
+    tiny_tokenizer.save_pretrained(tmp_path / "bert")
+    peer = tmp_path / "plain"
+    OVModelForQuestionAnswering.from_pretrained(tmp_path / "bert", export=True).save_pretrained(peer)
+    tiny_tokenizer.save_pretrained(peer)
+    outcome = benchmark("--peer", peer, "--batch-size", 1, "--budget", "full")[0]
+    row = outcome.json["rows"][-1]
+    assert (row["name"], row["backend"], row["precision"]) == (str(peer), "openvino", "f32")
+    assert row["median_ms"] > 0
