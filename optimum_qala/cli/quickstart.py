@@ -21,6 +21,7 @@ from optimum_qala.cli.search import search
 from optimum_qala.cli.train import train
 from optimum_qala.errors import ConfigurationError, OutputExistsError
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
+from optimum_qala.quantization.cpu import read_cpu_flags
 from optimum_qala.question_answering.predictor import predict
 from optimum_qala.question_answering.records import QARecord, load_records
 from optimum_qala.question_answering.synthetic import generate_records, write_squad_json
@@ -30,6 +31,7 @@ from optimum_qala.reporting.benchmark import BenchmarkOptions
 DEFAULT_OUTPUT = "qala-quickstart"
 MARKER = "quickstart.json"
 NUM_ANSWERS = 4
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")  # without one of them bfloat16 is slower than float32
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,15 @@ class QuickstartOptions:
         ConfigurationError: If there are too few questions to divide.
     """
 
-    questions: int = 1200
-    max_words: int = 110
-    num_train_epochs: float = 2.0
-    learning_rate: float = 3e-4
+    questions: int = 2000
+    max_words: int = 100
+    num_train_epochs: float = 1.0
+    learning_rate: float = 4e-4
     batch_size: int = 8
-    drop_ratio_bound: float = 0.4
-    drop_layers: tuple[int, ...] = (3, 4, 5)
+    drop_ratio_bound: float = 0.5
+    drop_layers: tuple[int, ...] = (1, 3)
     num_random_sub_models: int = 0
-    max_evaluations: int = 24
+    max_evaluations: int = 20
     num_samples: int = 100
     seed: int = 42
 
@@ -143,7 +145,9 @@ def _short_records(count: int, max_words: int, seed: int, split: str) -> list[QA
 
 def _train(folder: Path, options: QuickstartOptions, backbone: str, console: Console) -> None:
     # Budgets that a given model may carry were not found for these layers.
-    changes = {"drop_layers": list(options.drop_layers), "budgets": {}}
+    changes: dict[str, Any] = {"drop_layers": list(options.drop_layers), "budgets": {}}
+    # So short a training does not overfit.
+    changes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     loaded = load_model(backbone, "torch", allow_new_head=True, **changes)
     with resumable_folder(folder / "trained", asdict(options)) as work:
         train(
@@ -162,7 +166,7 @@ def _train(folder: Path, options: QuickstartOptions, backbone: str, console: Con
             drop_ratio_bound=options.drop_ratio_bound,
             num_random_sub_models=options.num_random_sub_models,
             seed=options.seed,
-            bf16=True,
+            bf16=any(read_cpu_flags().get(flag) for flag in BF16_FLAGS),
         )
 
 

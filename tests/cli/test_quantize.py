@@ -57,7 +57,6 @@ def test_result_is_told_in_words():
         (["--drop-layers", "budgets"], "drop_layers", "budgets"),
         (["--exact-bias-correction"], "fast_bias_correction", False),
         (["--no-quantize-embeddings"], "quantize_embeddings", False),
-        (["--quantize-scores"], "quantize_scores", True),
         (["--num-samples", 5], "num_samples", 5),
         (["--precision", "bf16"], "precision", "bf16"),
         (["--seed", 3], "seed", 3),

