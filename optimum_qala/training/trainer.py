@@ -104,8 +104,8 @@ class QuaLATrainer(Trainer):
         self._pass_losses: dict[str, list[Tensor]] = {}
         if args.num_sub_models == 0:
             logger.warning(
-                "Length-adaptive training is OFF: no sub-model is trained, so the model loses much of its "
-                "accuracy below full length. Set num_random_sub_models or smallest_sub_model, and drop_ratio_bound > 0."
+                "Length-adaptive training is OFF: no sub-model is trained, so the model loses much of "
+                "its accuracy below full length. Set num_random_sub_models or smallest_sub_model, and drop_ratio_bound > 0."
             )
 
     def _featurize(self, dataset: Any, tokenizer: Any) -> Any:
