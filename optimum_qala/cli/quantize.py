@@ -86,13 +86,14 @@ def quantize(
         window_options=window_options,
         progress=console.info,
     )
+    record = OVQuaLAConfig.from_pretrained(output)
     size = sum((output / Path(IR_NAME).with_suffix(suffix)).stat().st_size for suffix in (".xml", ".bin"))
     return {
         "backend": "openvino",
         "size_bytes": size,
         "budgets": sorted(model.config.budgets),
-        "applied": dict(model.quantization.applied),
-        "accuracy": dict(model.quantization.accuracy),
+        "applied": dict(record.applied),
+        "accuracy": dict(record.accuracy),
     }
 
 

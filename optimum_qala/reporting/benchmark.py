@@ -159,7 +159,7 @@ def measure(
         Rows by batch size and padding, in the order of `candidates` within each.
     """
     chosen = sample_windows(windows, options.num_windows)
-    rows = []
+    rows: list[BenchmarkRow] = []
     for batch_size in options.batch_sizes:
         # The windows are sorted by length, so that a batch holds little padding, as bulk prediction does.
         groups = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
