@@ -6,10 +6,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from optimum_qala._folders import new_folder
 from optimum_qala.cli.console import Console, format_table
 from optimum_qala.cli.loading import LoadedModel, load_model, load_peer
 from optimum_qala.cli.options import chosen_budgets, given, window_options
-from optimum_qala.cli.outputs import new_folder, write_json
+from optimum_qala.cli.outputs import write_json
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
 from optimum_qala.question_answering.features import make_windows

@@ -56,6 +56,12 @@ def _score_model(args: Namespace, console: Console) -> dict[str, Any]:
     budgets = chosen_budgets(args, loaded.model.config)
     windows, decoding = window_options(args, loaded.capacity), decode_options(args)
     batching = {"batch_size": args.batch_size} if hasattr(args, "batch_size") else {}
+    num_impossible = sum(record.is_impossible for record in records)
+    if num_impossible and not decoding.allow_no_answer:
+        console.info(
+            f"warning: {num_impossible} of {len(records)} questions have no answer, so every answer to them counts as "
+            "wrong; --allow-no-answer lets the model leave them open"
+        )
     scores: dict[str, dict[str, Any]] = {}
     for budget in budgets:
         with console.progress(len(records), f"evaluate at {budget}", "question") as bar:

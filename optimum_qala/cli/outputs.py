@@ -7,7 +7,6 @@ interruption; the same command run again goes on from it, and removes it in the 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from optimum_qala._folders import check_output, publish, umask
 from optimum_qala.errors import OutputExistsError
 from optimum_qala.search.store import content_hash
 
@@ -40,51 +40,6 @@ class WorkFolder:
     state: Path
     result: Path
     is_resumed: bool
-
-
-def check_output(output: str | Path) -> Path:
-    """Refuse an output path that holds something.
-
-    Args:
-        output: The folder that a command is about to make.
-
-    Returns:
-        The path.
-
-    Raises:
-        OutputExistsError: If it is a file or a folder that is not empty.
-    """
-    path = Path(output)
-    if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
-        return path
-    if path.exists() or path.is_symlink():
-        kind = "is not empty" if path.is_dir() else "is not a folder"
-        raise OutputExistsError(f"output {path} exists and {kind}; nothing was written: remove it or choose another")
-    return path
-
-
-@contextmanager
-def new_folder(output: str | Path) -> Iterator[Path]:
-    """Make an output folder that appears only when it is complete.
-
-    Args:
-        output: The folder to make.
-
-    Yields:
-        A temporary folder beside it, renamed to `output` when the block ends without an error and removed otherwise.
-
-    Raises:
-        OutputExistsError: If `output` holds something, before the block or after it.
-    """
-    path = check_output(output)
-    parent = path.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=parent))
-    try:
-        yield temporary
-        _publish(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -109,11 +64,11 @@ def new_file(output: str | Path) -> Iterator[TextIO]:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             yield file
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~umask())
         try:
             os.link(temporary, path)  # unlike a rename, fails if somebody made the file meanwhile
         except FileExistsError:
-            raise OutputExistsError(f"output {path} appeared while the command ran; nothing was overwritten") from None
+            raise OutputExistsError(f"output {path} appeared meanwhile; nothing was overwritten") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -141,7 +96,7 @@ def resumable_folder(output: str | Path, settings: Mapping[str, Any]) -> Iterato
     work.state.mkdir(exist_ok=True)
     work.result.mkdir()
     yield work
-    _publish(work.result, path)
+    publish(work.result, path)
     shutil.rmtree(partial)
 
 
@@ -203,23 +158,6 @@ def _claim(partial: Path, settings: Any) -> bool:
             "remove the folder to start anew, or choose another output"
         )
     return True
-
-
-def _publish(source: Path, path: Path) -> None:
-    # mkdtemp makes private folders; an output has the permissions of any other new folder.
-    source.chmod(0o777 & ~_umask())
-    try:
-        source.rename(path)  # replaces an empty folder, fails on any other
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise OutputExistsError(f"output {path} appeared while the command ran; nothing was overwritten") from None
-        raise
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from optimum_qala._compat import require
+from optimum_qala._folders import check_output
 from optimum_qala.cli.console import Console, format_table
 from optimum_qala.cli.loading import LoadedModel, load_model, refuse_inc
 from optimum_qala.cli.options import chosen_budgets, given, window_options
-from optimum_qala.cli.outputs import check_output
 from optimum_qala.errors import BackendError
 from optimum_qala.quantization.configuration import IR_NAME, OVQuaLAConfig
 from optimum_qala.question_answering.records import QARecord, load_records

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from optimum_qala._compat import require
+from optimum_qala._folders import new_folder
 from optimum_qala.cli.benchmark import benchmark
 from optimum_qala.cli.console import Console, format_table
 from optimum_qala.cli.loading import load_model
 from optimum_qala.cli.options import chosen_budgets, given, window_options
-from optimum_qala.cli.outputs import new_folder, resumable_folder, write_json
+from optimum_qala.cli.outputs import resumable_folder, write_json
 from optimum_qala.cli.quantize import quantize
 from optimum_qala.cli.search import search
 from optimum_qala.cli.train import train

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.question_answering.features import Window, WindowOptions, collate, make_windows
 from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import QARecord, load_records
+from optimum_qala.reporting.benchmark import describe_machine, sample_windows
 from optimum_qala.search.budgets import choose_budgets
 from optimum_qala.search.cost import mac_cost, measured_latency_cost
 from optimum_qala.search.evolution import SearchOptions, SearchProgress, evolve
@@ -27,6 +27,7 @@ from optimum_qala.search.store import EvaluationStore
 
 # Windows that a latency is measured on, one at a time: enough to span the lengths, few enough for many configs.
 LATENCY_WINDOWS = 32
+COST_UNITS = {"macs": "multiply-accumulate operations per window", "latency": "milliseconds per window"}
 # Flags that neither a score nor a cost depends on: a longer search goes on from what a shorter one has measured.
 _SEARCH_FLAGS = (
     "iterations",
@@ -112,7 +113,7 @@ def search(
     config = loaded.model.config
     search_options = SearchOptions(**{"drop_layers": config.dropping_layers} | options)
     windows = make_windows(list(records), loaded.tokenizer, window_options)
-    macs = _mac_cost(windows, config)
+    macs = mac_cost([(len(window), window.context_position) for window in windows], config.macs)
     scores: dict[LengthConfig, dict[str, Any]] = {}
 
     def score(length_config: LengthConfig) -> dict[str, Any]:
@@ -127,11 +128,19 @@ def search(
             )
         return scores[length_config]
 
-    store = EvaluationStore(store_path, settings)
+    conditions: dict[str, Any] = {}
+    if cost_kind == "latency":
+        cpu = describe_machine()["cpu"]
+        conditions = {"backend": loaded.backend, "batch": 1, "threads": loaded.threads, "cpu": cpu}
+    # What the stored costs are, so that a search does not go on from costs of another kind or another machine.
+    store = EvaluationStore(store_path, settings | conditions | {"cost_unit": COST_UNITS[cost_kind]})
     cost = macs
     if cost_kind == "latency":
         full = LengthConfig.full(config.num_hidden_layers)
-        cost = measured_latency_cost(_workload(loaded, windows), reference=full, reference_ms=store.get_cost(full))
+        timed = sample_windows(windows, LATENCY_WINDOWS)
+        cost = measured_latency_cost(
+            _workload(loaded, timed), reference=full, reference_ms=store.get_cost(full), num_windows=len(timed)
+        )
     with console.progress(search_options.evaluation_limit, "search", "config") as bar:
 
         def show(progress: SearchProgress) -> None:
@@ -156,8 +165,7 @@ def search(
             "split": Path(str(settings["data"]).rpartition(":")[2]).stem,
         }
         if cost_kind == "latency":
-            row = {"backend": loaded.backend, "batch": 1, "threads": torch.get_num_threads(), "median": candidate.cost}
-            described["latency_ms"] = [row]
+            described["latency_ms"] = [conditions | {"median": candidate.cost}]
         return described
 
     config.budgets = choose_budgets(found.front, found.full, describe=describe, **(losses or {}))
@@ -198,22 +206,9 @@ def budget_table(budgets: dict[str, dict[str, Any]]) -> str:
     return format_table(rows, ["budget", "f1", "exact_match", "MMACs", "retention"])
 
 
-def _mac_cost(windows: Sequence[Window], config: Any) -> Callable[[LengthConfig], float]:
-    return mac_cost(
-        [len(window) for window in windows],
-        config.hidden_size,
-        config.intermediate_size,
-        token_scoring=config.token_scoring,
-        min_tokens=config.min_tokens,
-        num_question_tokens=round(statistics.mean(window.context_position for window in windows)),
-    )
-
-
 def _workload(loaded: LoadedModel, windows: Sequence[Window]) -> Callable[[LengthConfig], None]:
-    """Make the run whose time is a latency: some windows of all lengths, one at a time, unpadded."""
-    ordered = sorted(windows, key=len)
-    chosen = ordered[:: max(1, len(ordered) // LATENCY_WINDOWS)][:LATENCY_WINDOWS]
-    batches = [collate([window], loaded.tokenizer) for window in chosen]
+    """Make the run whose time is a latency: windows one at a time, unpadded."""
+    batches = [collate([window], loaded.tokenizer) for window in windows]
 
     def run_once(length_config: LengthConfig) -> None:
         with torch.inference_mode():

@@ -105,7 +105,6 @@ def train(
             eval_strategy="epoch" if validation else "no",
             report_to="none",
             use_cpu=not torch.accelerator.is_available(),
-            dataloader_pin_memory=torch.accelerator.is_available(),
             disable_tqdm=not console.is_interactive,
             **policy,
         ),

@@ -110,6 +110,21 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
         (made[0] if isinstance(made, tuple) else made).check()
         return made
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save as `PreTrainedConfig` does, after a check: fields may have changed since the configuration was made.
+
+        Args:
+            save_directory: The folder.
+            args: Passed on.
+            kwargs: Passed on.
+
+        Raises:
+            ConfigurationError: If a field has a value that is not legal.
+            LengthConfigError: If a budget does not fit the model.
+        """
+        self.check()
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     def check(self) -> None:
         """Raise if a field has a value that is not legal.
 

@@ -162,6 +162,8 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
 
     def __init__(self, config: QuaLAMiniLMConfig) -> None:
         super().__init__(config)
+        # Tracing reads every property, and transformers warns of a model without a loss.
+        self.loss_type = "ForQuestionAnswering"
         self.embeddings = QuaLAMiniLMEmbeddings(config)
         self.encoder = QuaLAMiniLMEncoder(config)
         self.post_init()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,10 @@ def export_model(
     traced.config.drop_layers = config.drop_layers
     traced.config._attn_implementation = "sdpa"  # one fused operation in the graph
     export_config = QuaLAMiniLMOpenVINOConfig(traced.config, task="question-answering")
-    convert.export(traced, export_config, folder / IR_NAME, stateful=False, library_name="transformers")
+    with warnings.catch_warnings():
+        # OpenVINO still traces; there is nothing that the user could do about it.
+        warnings.filterwarnings("ignore", r"`torch\.jit\.trace", DeprecationWarning)
+        convert.export(traced, export_config, folder / IR_NAME, stateful=False, library_name="transformers")
     config.save_pretrained(folder)
     return config
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -18,8 +15,9 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from optimum_qala._compat import require
+from optimum_qala._folders import check_output, new_folder
 from optimum_qala.checkpoints import check_tokenizer, load_backbone
-from optimum_qala.errors import CheckpointError, ConfigurationError, DataError, OutputExistsError
+from optimum_qala.errors import CheckpointError, ConfigurationError, DataError
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET, QuaLAMiniLMConfig
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering
@@ -92,7 +90,8 @@ class OVQuaLAQuantizer:
             save_directory: New folder for the model, its tokenizer and openvino_quala_config.json.
             config: How to quantize; `OVQuaLAConfig()` by default.
             validation_records: Questions on which to score every budget, in float32 and in int8. The int8 scores
-                replace those of the budgets in config.json.
+                replace those of the budgets in config.json, which otherwise stay those of the model given. Latencies
+                of the model given are removed from config.json in any case.
             validation_name: What config.json calls these questions.
             window_options: How contexts are cut.
             progress: Called with a line of text at every step.
@@ -108,7 +107,7 @@ class OVQuaLAQuantizer:
             UnknownBudgetError: If the model has no budget that `config` names.
         """
         config = config or OVQuaLAConfig()
-        output = _check_output(save_directory)
+        output = check_output(save_directory)
         budgets = calibration_budgets(self.model.config, config.budgets)
         drop_layers = self._drop_layers(config, budgets)
         overflow_fix, reason = choose_overflow_fix(config.overflow_fix)
@@ -118,7 +117,7 @@ class OVQuaLAQuantizer:
             raise DataError("no calibration records were given; give some hundred questions of the training set")
         calibration = load_records(records)
         validation = None if validation_records is None else load_records(validation_records, require_answers=True)
-        with _appearing(output) as folder:
+        with new_folder(output) as folder:
             report("exporting")
             graph_config = self._export(folder, drop_layers, budgets)
             samples = calibration_samples(
@@ -143,7 +142,8 @@ class OVQuaLAQuantizer:
             if validation is not None:
                 models = {"float32": float_model, "int8": model}
                 accuracy = self._score(models, validation, window_options, report)
-                _write_scores(model.config, accuracy, validation_name or f"{len(validation)} validation questions")
+            name = validation_name or f"{len(validation or ())} validation questions"
+            _write_measurements(model.config, accuracy, name)
             model.quantization = replace(config, applied=applied, versions=_versions(), accuracy=accuracy)
             model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
@@ -255,15 +255,21 @@ def _ignored_operations(graph: Any, config: OVQuaLAConfig) -> list[str]:
     return sorted(ignored)
 
 
-def _write_scores(
+def _write_measurements(
     config: QuaLAMiniLMConfig, accuracy: Mapping[str, Mapping[str, Mapping[str, float]]], dataset: str
 ) -> None:
-    """Replace the scores of the budgets by those of the int8 model: quantization changes their ranking."""
+    """Make what the budgets say true of the int8 model, in place.
+
+    Latencies were measured on another model. Scores were too, and are replaced where there are new ones: quantization
+    changes the ranking of the budgets. Without new ones they stay as a hint.
+    """
     budgets = config.budgets or {}
     for name, budget in budgets.items():
-        int8 = accuracy[name]["int8"]
-        kept = {key: value for key, value in budget.items() if key != "split"}
-        budgets[name] = kept | {"f1": int8["f1"], "em": int8["em"], "dataset": dataset}
+        budget.pop("latency_ms", None)
+        if accuracy:
+            int8 = accuracy[name]["int8"]
+            budget.pop("split", None)
+            budgets[name] = budget | {"f1": int8["f1"], "em": int8["em"], "dataset": dataset}
 
 
 def _versions() -> dict[str, str]:
@@ -283,31 +289,3 @@ def _quiet_nncf() -> Iterator[None]:
             yield
     finally:
         nncf_logger.setLevel(level)
-
-
-def _check_output(save_directory: str | Path) -> Path:
-    path = Path(save_directory)
-    if path.is_dir() and not any(path.iterdir()):
-        return path
-    if path.exists() or path.is_symlink():
-        kind = "is not empty" if path.is_dir() else "is not a folder"
-        raise OutputExistsError(f"output {path} exists and {kind}; nothing was written: remove it or choose another")
-    return path
-
-
-@contextlib.contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of a folder, which becomes the folder if the block ends well."""
-    parent = path.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)  # mkdtemp makes private folders
-        temporary.rename(path)  # replaces an empty folder, fails on any other
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise OutputExistsError(f"output {path} appeared meanwhile; nothing was overwritten") from error
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

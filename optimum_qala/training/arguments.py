@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from optimum_qala.distillation.divergences import check_divergence
@@ -52,6 +53,12 @@ class QuaLATrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # torch would warn that there is no memory to copy to
+        if isinstance(self.eval_budgets, str):
+            raise ConfigurationError(
+                f"eval_budgets {self.eval_budgets!r} is one text; give a list, such as [{self.eval_budgets!r}]"
+            )
         check_divergence(self.divergence, self.temperature, self.skew)
         if self.num_random_sub_models < 0:
             raise ConfigurationError(

@@ -21,6 +21,7 @@ from transformers.utils import logging
 from optimum_qala.distillation.divergences import span_divergence
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.models.length_config import LengthConfig
+from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions, tokenize_for_training
 from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import QARecord
@@ -60,6 +61,8 @@ class QuaLATrainer(Trainer):
         teacher: A question answering model with the same tokenizer, whose logits the full-length model learns from
             besides the labels. It stays outside the trained model and is never saved with it.
         window_options: How long contexts are cut where records are given.
+        decode_options: How the answers to evaluation records are chosen. By default `DecodeOptions()`, with
+            `allow_no_answer` where a record is impossible to answer, as in SQuAD v2.
         kwargs: The other arguments of transformers' Trainer. Records need the tokenizer as `processing_class`.
 
     Raises:
@@ -77,11 +80,15 @@ class QuaLATrainer(Trainer):
         eval_dataset: Any = None,
         teacher: PreTrainedModel | None = None,
         window_options: WindowOptions | None = None,
+        decode_options: DecodeOptions | None = None,
         **kwargs: Any,
     ) -> None:
         tokenizer = kwargs.get("processing_class")
         self.window_options = window_options or WindowOptions()
         self.eval_records: Sequence[QARecord] = eval_dataset if _holds_records(eval_dataset) else ()
+        self.decode_options = decode_options or DecodeOptions(
+            allow_no_answer=any(record.is_impossible for record in self.eval_records)
+        )
         for budget in args.eval_budgets:
             model.config.resolve_budget(budget)
         if args.n_gpu > 1:
@@ -104,8 +111,8 @@ class QuaLATrainer(Trainer):
         self._pass_losses: dict[str, list[Tensor]] = {}
         if args.num_sub_models == 0:
             logger.warning(
-                "Length-adaptive training is OFF: no sub-model is trained, so the model loses much of "
-                "its accuracy below full length. Set num_random_sub_models or smallest_sub_model, and drop_ratio_bound > 0."
+                "Length-adaptive training is OFF: no sub-model is trained, so the model loses much of its accuracy "
+                "below full length. Set num_random_sub_models or smallest_sub_model, and drop_ratio_bound > 0."
             )
 
     def _featurize(self, dataset: Any, tokenizer: Any) -> Any:
@@ -261,6 +268,7 @@ class QuaLATrainer(Trainer):
                         self.eval_records,
                         budget=budget,
                         window_options=self.window_options,
+                        decode_options=self.decode_options,
                         batch_size=self.args.eval_batch_size,
                     )
                 name = prefix if budget == "full" else f"{prefix}_{budget}"

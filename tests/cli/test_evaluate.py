@@ -52,6 +52,22 @@ def test_option_changes_the_scores(qala, tiny_folder, tiny_data, flags):
     assert [plain[key] for key in ("f1", "num_questions")] != [changed[key] for key in ("f1", "num_questions")]
 
 
+def test_questions_without_answer_are_pointed_out(qala, tiny_folder, tiny_data, tmp_path):
+    document = json.loads(tiny_data.read_text())
+    for paragraph in document["data"][0]["paragraphs"][:5]:
+        paragraph["qas"][0] |= {"answers": [], "is_impossible": True}
+    data = tmp_path / "v2.json"
+    data.write_text(json.dumps(document))
+    arguments = ("evaluate", "--model", tiny_folder, "--data", data, "--budget", "full", "--json")
+    plain, allowed = qala(*arguments), qala(*arguments, "--allow-no-answer")
+    (warning,) = (line for line in plain.err.splitlines() if line.startswith("warning: "))
+    assert "5 of 12 questions have no answer" in warning
+    assert "--allow-no-answer" in warning
+    assert plain.json["num_questions"] == 12
+    assert "have no answer" not in allowed.err
+    assert "have no answer" not in qala("evaluate", "--model", tiny_folder, "--data", tiny_data, "--json").err
+
+
 def test_predictions_are_scored_without_a_model(qala, tiny_data, tmp_path):
     file = tmp_path / "predictions.json"
     file.write_text(json.dumps({f"q{index}": "paris" if index < 4 else "the Rome!" for index in range(12)}))

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import json
+import statistics
 
 import pytest
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 import optimum_qala.cli.search as search_module
+from optimum_qala import QuaLAMiniLMForQuestionAnswering
 from optimum_qala._compat import is_available
+from optimum_qala.cli.loading import LoadedModel
+from optimum_qala.question_answering.features import WindowOptions, make_windows
+from optimum_qala.question_answering.records import load_records
+from optimum_qala.reporting.benchmark import describe_machine
+from optimum_qala.search.cost import MeasuredLatency
+from tests.cli.conftest import squad
 
 
 @pytest.fixture
@@ -33,6 +41,10 @@ def test_budgets_are_written_into_the_config(search, tmp_path, tiny_data):
         assert budget["split"] == "tiny"
         assert {"f1", "em", "macs"} <= budget.keys(), name
     assert budgets["fast"]["macs"] < budgets["full"]["macs"]
+    windows = make_windows(load_records(tiny_data), AutoTokenizer.from_pretrained(folder), WindowOptions(128, 32))
+    for name, budget in budgets.items():
+        counts = [config.macs(config.resolve_budget(name), len(one), one.context_position) for one in windows]
+        assert budget["macs"] == round(statistics.mean(counts))
     assert json.loads((folder / "search.json").read_text())["front"]
     assert (folder / "tokenizer.json").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["searched"]
@@ -127,6 +139,72 @@ def test_losses_reach_the_choice_of_budgets(search, monkeypatch):
     monkeypatch.setattr(search_module, "choose_budgets", recorded)
     assert search("--accurate-loss", 0.2, "--max-loss", 0.4)[0].code == 0
     assert (seen["accurate_loss"], seen["max_loss"]) == (0.2, 0.4)
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Time a search on a clock of its own: a token that leaves a layer takes 1 ms. Gives the lengths timed."""
+    now, lengths = [0.0], []
+    forward = QuaLAMiniLMForQuestionAnswering.forward
+
+    def counted(self, input_ids, attention_mask=None, token_type_ids=None, budget=None, **options):
+        if len(input_ids) == 1:
+            lengths.append(input_ids.shape[1])
+            now[0] += sum(budget.num_tokens(input_ids.shape[1])) / 1000
+        return forward(self, input_ids, attention_mask, token_type_ids, budget=budget, **options)
+
+    monkeypatch.setattr(QuaLAMiniLMForQuestionAnswering, "forward", counted)
+    monkeypatch.setattr(
+        search_module,
+        "measured_latency_cost",
+        lambda run, **options: MeasuredLatency(run, clock=lambda: now[0], **options),
+    )
+    monkeypatch.setattr(LoadedModel, "threads", 7)
+    return lengths
+
+
+def test_latency_is_per_window_and_says_what_it_depends_on(search, timed):
+    outcome, folder = search("--cost", "latency")
+    budgets = outcome.json["budgets"]
+    (length,) = set(timed)
+    row = {"backend": "torch", "batch": 1, "threads": 7, "cpu": describe_machine()["cpu"]}
+    assert budgets["full"]["latency_ms"] == [row | {"median": pytest.approx(4 * length)}]
+    assert budgets["fast"]["latency_ms"][0]["median"] < 4 * length
+    front = json.loads((folder / "search.json").read_text())["front"]
+    assert front[-1]["cost"] == pytest.approx(4 * length)
+
+
+def test_latency_is_measured_on_windows_of_all_lengths(qala, tiny_folder, tmp_path, monkeypatch, timed):
+    questions = [
+        {"id": str(count), "question": "where ?", "context": "paris " + "the old tower " * count, "answer": "paris"}
+        for count in range(7)
+    ]
+    data = tmp_path / "lengths.json"
+    data.write_text(json.dumps(squad(questions)))
+    monkeypatch.setattr(search_module, "LATENCY_WINDOWS", 3)
+    flags = ("--cost", "latency", "--max-evaluations", 2, "--batch-size", 8)
+    assert qala("search", "--model", tiny_folder, "--data", data, "--output", tmp_path / "out", *flags).code == 0
+    shortest = len("[CLS] where ? [SEP] paris [SEP]".split())
+    assert set(timed) == {shortest + 3 * count for count in (1, 3, 5)}
+
+
+def test_latencies_of_other_conditions_are_not_gone_on_from(search, timed, monkeypatch, tmp_path):
+    monkeypatch.setattr(search_module, "choose_budgets", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert search("--cost", "latency")[0].code == 130
+    monkeypatch.setattr(LoadedModel, "threads", 3)
+    assert "was made with threads=7, but this search has threads=3" in search("--cost", "latency")[0].error
+    monkeypatch.setattr(LoadedModel, "threads", 7)
+    timed.clear()
+    assert search("--cost", "latency")[0].code == 130
+    assert timed == []
+    store = tmp_path / "searched.partial" / "state" / "evaluations.json"
+    document = json.loads(store.read_text())
+    (full,) = (entry for entry in document["evaluations"] if entry["retention"] == [1.0] * 4)
+    assert full["cost"] < 200  # one window, not twelve
+    del document["fingerprint"]["cost_unit"]
+    store.write_text(json.dumps(document))
+    message = "was made with cost_unit=None, but this search has cost_unit='milliseconds per window'"
+    assert message in search("--cost", "latency")[0].error
 
 
 def test_measured_latency_is_recorded(search):

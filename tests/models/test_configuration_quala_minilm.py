@@ -44,6 +44,14 @@ def test_round_trip_keeps_every_field(tmp_path):
     assert loaded.to_dict() == expected
 
 
+def test_budget_assigned_later_is_checked_before_it_is_saved(tmp_path):
+    config = tiny_config()
+    config.budgets["fast"] = {"retention": [1, 0.5]}
+    with pytest.raises(LengthConfigError, match="1,0.5 has 2 ratios, but the model has 4 layers"):
+        config.save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_file_states_defaults_so_that_later_defaults_do_not_change_old_models(tmp_path):
     config = tiny_config()
     config.save_pretrained(tmp_path)

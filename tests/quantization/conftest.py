@@ -15,7 +15,7 @@ from tests.conftest import tiny_config
 
 
 BUDGETS = {
-    "fast": {"retention": [0.8, 0.4], "f1": 99.0, "split": "train", "macs": 5},
+    "fast": {"retention": [0.8, 0.4], "f1": 99.0, "split": "train", "macs": 5, "latency_ms": [{"median": 2.5}]},
     "late": {"retention": [1.0, 0.5]},
 }
 WINDOWS = WindowOptions.for_max_length(96)

@@ -199,3 +199,21 @@ def test_registering_the_export_twice_changes_nothing():
     tasks = TasksManager.get_supported_tasks_for_model_type("quala_minilm", "openvino", library_name="transformers")
     assert tasks["question-answering"].func is QuaLAMiniLMOpenVINOConfig
     assert "openvino" in TasksManager._SUPPORTED_MODEL_TYPE["bert"]
+
+
+def test_export_says_nothing_about_tracing(torch_model, tmp_path):
+    """In a new process: warnings of transformers come once."""
+    torch_model.save_pretrained(tmp_path / "torch")
+    code = (
+        "from optimum_qala import QuaLAMiniLMForQuestionAnswering; "
+        "from optimum_qala.quantization.export import export_model; "
+        f"model = QuaLAMiniLMForQuestionAnswering.from_pretrained({str(tmp_path / 'torch')!r}); "
+        f"export_model(model, {str(tmp_path / 'graph')!r})"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "optimum_qala" / "_namespace")])
+    finished = subprocess.run(
+        [sys.executable, "-W", "always::DeprecationWarning:torch", "-c", code],
+        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert "jit.trace" not in finished.stderr
+    assert "loss_type" not in finished.stderr

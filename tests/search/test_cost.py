@@ -5,59 +5,52 @@ from __future__ import annotations
 import pytest
 
 from optimum_qala.errors import ConfigurationError
-from optimum_qala.models.length_config import LengthConfig, count_macs
+from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.search.cost import MeasuredLatency, mac_cost, measured_latency_cost
+from tests.conftest import tiny_config
 
 
-LENGTHS = [100, 40, 100, 7]
+WINDOWS = [(100, 10), (40, 12), (100, 10), (17, 15)]
 CONFIG = LengthConfig((0.8, 0.3))
 FULL = LengthConfig.full(2)
 
 
-def build(lengths=LENGTHS, hidden_size=32, intermediate_size=64, **options):
-    options = {"token_scoring": "question", "min_tokens": 4, "num_question_tokens": 10, **options}
-    return mac_cost(lengths, hidden_size, intermediate_size, **options)
-
-
-def test_mac_cost_equals_the_mean_of_count_macs():
-    expected = [
-        count_macs(CONFIG.num_tokens(length, 4), length, 32, 64, "question", min(10, length)) for length in LENGTHS
-    ]
-    assert build()(CONFIG) == sum(expected) / 4
-
-
-def test_mac_cost_takes_an_iterator():
-    assert build(iter(LENGTHS))(CONFIG) == build()(CONFIG)
-
-
-def test_mac_cost_reproduces_a_published_count():
-    config = LengthConfig.from_lengths((315, 251, 242, 159, 142, 33), 384)
-    assert mac_cost([384], 384, 1536, token_scoring=None)(config) == 2546934912
+def build(windows=WINDOWS, **fields):
+    return mac_cost(windows, tiny_config(num_hidden_layers=2, **fields).macs)
 
 
 @pytest.mark.parametrize(
-    "change",
+    "fields",
     [
-        {"lengths": [100, 40, 100, 8]},
-        {"hidden_size": 64},
-        {"intermediate_size": 128},
+        {},
         {"token_scoring": "attention"},
-        {"min_tokens": 5},
-        {"num_question_tokens": 11},
+        {"token_scoring": "attention", "protected_tokens": "cls"},
+        {"token_scoring": "attention", "protected_tokens": "none"},
+        {"min_tokens": 30},
     ],
-    ids=lambda change: next(iter(change)),
+    ids=str,
 )
-def test_mac_cost_every_argument_changes_the_result(change):
-    assert build(**change)(CONFIG) != build()(CONFIG)
+def test_mac_cost_is_the_mean_over_windows_with_their_own_questions(fields):
+    config = tiny_config(num_hidden_layers=2, **fields)
+    for length_config in (FULL, CONFIG, LengthConfig((0.1, 0.1))):
+        expected = [config.macs(length_config, length, question) for length, question in WINDOWS]
+        assert build(**fields)(length_config) == sum(expected) / 4
+
+
+def test_mac_cost_takes_an_iterator():
+    assert build(iter(WINDOWS))(CONFIG) == build()(CONFIG)
+
+
+@pytest.mark.parametrize("change", [[(100, 11), *WINDOWS[1:]], [(101, 10), *WINDOWS[1:]], WINDOWS[1:]], ids=str)
+def test_mac_cost_depends_on_every_window(change):
+    assert build(change)(CONFIG) != build()(CONFIG)
 
 
 def test_mac_cost_refuses_illegal_arguments():
-    with pytest.raises(ConfigurationError, match="got no window lengths"):
+    with pytest.raises(ConfigurationError, match="got no windows"):
         build([])
     with pytest.raises(ConfigurationError, match="a window of 0 tokens"):
-        build([3, 0])
-    with pytest.raises(ConfigurationError, match='num_question_tokens is 0, but token_scoring "question"'):
-        build(num_question_tokens=0)
+        build([(3, 2), (0, 0)])
 
 
 class Machine:
@@ -121,6 +114,16 @@ def test_measured_latency_continues_on_the_scale_of_an_earlier_process():
     assert latency(CONFIG) == pytest.approx(20)
 
 
+def test_measured_latency_is_per_window():
+    machine = Machine(full=[80], config=[40])
+    latency = measured(machine, repeats=1, warmup=0, reference=FULL, num_windows=4)
+    assert latency(FULL) == pytest.approx(20)
+    assert latency(CONFIG) == pytest.approx(10)
+    assert latency.measure([CONFIG]) == pytest.approx([10])
+    resumed = measured(machine, repeats=1, warmup=0, reference=FULL, reference_ms=20.0, num_windows=4)
+    assert resumed(CONFIG) == pytest.approx(10)  # what an earlier process stored is per window too
+
+
 def test_measure_times_in_turns_and_replaces_earlier_results():
     machine = Machine(full=[8, 10], config=[3, 5])
     latency = measured(machine, repeats=1, warmup=0)
@@ -143,6 +146,7 @@ def test_measured_latency_refuses_illegal_arguments():
     for arguments, message in [
         ({"repeats": 0}, "repeats is 0"),
         ({"warmup": -1}, "warmup is -1"),
+        ({"num_windows": 0}, "num_windows is 0"),
         ({"reference_ms": 3.0}, "reference_ms is 3"),
         ({"reference_ms": 0.0, "reference": FULL}, "reference_ms is 0; it must be above 0"),
     ]:

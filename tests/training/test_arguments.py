@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import HfArgumentParser
 
 from optimum_qala import QuaLATrainingArguments
@@ -17,6 +18,7 @@ from optimum_qala.errors import ConfigurationError
         ({"layer_drop_prob": -0.1}, r"layer_drop_prob -0.1 is not in \[0, 1\)"),
         ({"sub_model_label_weight": 1.5}, r"sub_model_label_weight 1.5 is not in \[0, 1\]"),
         ({"teacher_weight": -0.5}, r"teacher_weight -0.5 is not in \[0, 1\]"),
+        ({"eval_budgets": "fast"}, r"eval_budgets 'fast' is one text; give a list, such as \['fast'\]"),
         ({"divergence": "jensen"}, "divergence 'jensen' is not one of"),
         ({"temperature": -1.0}, "temperature -1.0 is not a positive number"),
         ({"skew": 0.0}, "skew 0.0 is not between 0 and 1"),
@@ -40,6 +42,15 @@ def test_illegal_values_are_refused(tmp_path: Path, settings: dict[str, float], 
 )
 def test_num_sub_models_counts_the_passes(tmp_path: Path, settings: dict[str, float], expected: int) -> None:
     assert QuaLATrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings).num_sub_models == expected
+
+
+@pytest.mark.parametrize("has_accelerator", [False, True])
+def test_memory_is_pinned_only_for_an_accelerator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_accelerator: bool
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: has_accelerator)
+    arguments = QuaLATrainingArguments(output_dir=str(tmp_path), dataloader_pin_memory=True)
+    assert arguments.dataloader_pin_memory is has_accelerator
 
 
 def test_hf_argument_parser_reads_every_own_field(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from transformers import BertConfig, BertForQuestionAnswering, TrainerCallback
 from optimum_qala import LengthConfig, QuaLATrainer, QuaLATrainingArguments
 from optimum_qala.distillation.divergences import span_divergence
 from optimum_qala.errors import ConfigurationError, UnknownBudgetError
+from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions, collate, tokenize_for_training
 from optimum_qala.question_answering.records import QARecord
 
 
+_TRAINER_SETTINGS = ("eval_dataset", "teacher", "callbacks", "decode_options")
 WINDOWS = WindowOptions(max_length=48, doc_stride=8, max_question_length=16)
 
 
@@ -38,9 +40,7 @@ def records() -> list[QARecord]:
 
 
 def make_trainer(tmp_path: Path, model: Any, tokenizer: Any, records: list[QARecord], **settings: Any) -> QuaLATrainer:
-    trainer_settings = {
-        name: settings.pop(name) for name in ("eval_dataset", "teacher", "callbacks") if name in settings
-    }
+    trainer_settings = {name: settings.pop(name) for name in _TRAINER_SETTINGS if name in settings}
     defaults = {
         "output_dir": str(tmp_path / "out"),
         "use_cpu": True,
@@ -165,6 +165,45 @@ def test_evaluation_reports_f1_per_budget(
     logged = next(entry for entry in trainer.state.log_history if "eval_f1" in entry)
     assert {"eval_loss", "eval_f1", "eval_exact_match", "eval_fast_f1", "eval_1,0.9,0.8,0.7_f1"} <= set(logged)
     assert trainer.state.best_metric == logged["eval_fast_f1"]
+
+
+@pytest.fixture
+def impossible(records: list[QARecord]) -> list[QARecord]:
+    return [QARecord(record.id, record.question, record.context, is_impossible=True) for record in records[:4]]
+
+
+def test_evaluation_of_impossible_questions_lets_them_stay_open(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord], impossible: list[QARecord]
+) -> None:
+    evaluated = {
+        name: make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, eval_dataset=dataset)
+        for name, dataset in {"v1": records[:4], "v2": [*records[:4], impossible[0]]}.items()
+    }
+    assert evaluated["v1"].decode_options == DecodeOptions()
+    assert evaluated["v2"].decode_options == DecodeOptions(allow_no_answer=True)
+
+
+@pytest.mark.parametrize(
+    ("decode_options", "expected"),
+    [
+        (DecodeOptions(), 0.0),
+        (DecodeOptions(allow_no_answer=True, null_threshold=-1e6), 100.0),
+        (DecodeOptions(allow_no_answer=True, null_threshold=1e6), 0.0),
+    ],
+    ids=["without", "always", "never"],
+)
+def test_decode_options_decide_the_scores(
+    tmp_path: Path,
+    tiny_model: Any,
+    tiny_tokenizer: Any,
+    records: list[QARecord],
+    impossible: list[QARecord],
+    decode_options: DecodeOptions,
+    expected: float,
+) -> None:
+    settings = {"eval_dataset": impossible, "decode_options": decode_options}
+    trainer = make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, **settings)
+    assert trainer.evaluate()["eval_exact_match"] == expected
 
 
 def test_evaluation_of_features_reports_the_loss(

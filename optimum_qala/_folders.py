@@ -1,0 +1,85 @@
+"""Output folders that appear when they are complete, and are never overwritten."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from optimum_qala.errors import OutputExistsError
+
+
+def check_output(output: str | Path) -> Path:
+    """Refuse an output path that holds something.
+
+    Args:
+        output: The folder that is about to be made.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputExistsError: If it is a file or a folder that is not empty.
+    """
+    path = Path(output)
+    if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+        return path
+    if path.exists() or path.is_symlink():
+        kind = "is not empty" if path.is_dir() else "is not a folder"
+        raise OutputExistsError(f"output {path} exists and {kind}; nothing was written: remove it or choose another")
+    return path
+
+
+@contextmanager
+def new_folder(output: str | Path) -> Iterator[Path]:
+    """Make an output folder that appears only when it is complete.
+
+    Args:
+        output: The folder to make.
+
+    Yields:
+        A temporary folder beside it, renamed to `output` when the block ends without an error and removed otherwise.
+
+    Raises:
+        OutputExistsError: If `output` holds something, before the block or after it.
+    """
+    path = check_output(output)
+    parent = path.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=parent))
+    try:
+        yield temporary
+        publish(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish(source: Path, path: Path) -> None:
+    """Give a complete folder its name.
+
+    Args:
+        source: The folder, on the same file system as `path`.
+        path: Its name from now on; an empty folder of that name is replaced.
+
+    Raises:
+        OutputExistsError: If `path` holds something.
+    """
+    # mkdtemp makes private folders; an output has the permissions of any other new folder.
+    source.chmod(0o777 & ~umask())
+    try:
+        source.rename(path)  # replaces an empty folder, fails on any other
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise OutputExistsError(f"output {path} appeared meanwhile; nothing was overwritten") from None
+        raise
+
+
+def umask() -> int:
+    """Return the permissions that new files of this process do not get."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
