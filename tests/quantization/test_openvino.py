@@ -353,6 +353,7 @@ class TestRefusals:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_int8_loses_little_on_a_real_model(shared_model, shared_data, tmp_path):
     """Within 0.5 F1 of float32 at full length, and at most 25 MB."""
     test = load_records(shared_data / "test_small.json")
