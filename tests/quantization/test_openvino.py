@@ -212,7 +212,7 @@ class TestOptions:
         [
             {"preset": "performance"},
             {"smooth_quant_alpha": None},
-            {"smooth_quant_alpha": 0.5},
+            {"smooth_quant_alpha": 0.2},
             {"overflow_fix": "enable"},
             {"fast_bias_correction": False},
             {"budgets": ("fast",)},
