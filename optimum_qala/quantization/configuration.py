@@ -25,7 +25,7 @@ PRECISIONS = ("f32", "bf16")
 PRESETS = ("performance", "mixed")
 OVERFLOW_FIXES = ("auto", "enable", "disable")
 DROP_LAYERS = ("model", "budgets")
-DEFAULT_SMOOTH_QUANT_ALPHA = 0.95
+DEFAULT_SMOOTH_QUANT_ALPHA = 0.5
 
 
 @dataclass(frozen=True)
