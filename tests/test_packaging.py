@@ -133,8 +133,12 @@ def test_wheel_carries_the_licence(wheel):
 
 def test_commands_of_the_wheel_and_of_optimum_intel_work_side_by_side(wheel, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(wheel)}
+    # An editable install of this tree would show its own register file beside that of the wheel.
     code = (
-        "import sys; from optimum.commands.optimum_cli import main; "
+        "import sys; sys.path = [entry for entry in sys.path if '__editable__' not in entry]; "
+        "sys.meta_path = [finder for finder in sys.meta_path "
+        "if '__editable__' not in getattr(finder, '__module__', '')]; "
+        "from optimum.commands.optimum_cli import main; "
         "import optimum.commands.register.register_qala as module; print(module.__file__, file=sys.stderr); main()"
     )
     for arguments, promised in (

@@ -89,7 +89,8 @@ def test_saved_model_loads_through_the_auto_classes_in_a_fresh_process(fresh_pro
         expected = model(IDS, budget="fast").start_logits
     assert fresh_process["classes"] == ["QuaLAMiniLMConfig", "QuaLAMiniLMModel", "QuaLAMiniLMForQuestionAnswering"]
     assert fresh_process["budgets"] == BUDGETS
-    assert_equal_tensors(torch.tensor(fresh_process["start_logits"]), expected)
+    # Another process may run on another number of threads, which changes the order of sums.
+    assert_equal_tensors(torch.tensor(fresh_process["start_logits"]), expected, tolerance=1e-5)
     assert fresh_process["answer"] == ["answer", "end", "score", "start"]
 
 
