@@ -61,8 +61,8 @@ class QuickstartOptions:
     num_train_epochs: float = 1.0
     learning_rate: float = 4e-4
     batch_size: int = 8
-    drop_ratio_bound: float = 0.5
-    drop_layers: tuple[int, ...] = (1, 3)
+    drop_ratio_bound: float = 0.4
+    drop_layers: tuple[int, ...] = (2, 3, 4)
     num_random_sub_models: int = 0
     max_evaluations: int = 20
     num_samples: int = 100
