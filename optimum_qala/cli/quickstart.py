@@ -57,10 +57,10 @@ class QuickstartOptions:
     """
 
     questions: int = 2000
-    max_words: int = 100
+    max_words: int = 90
     num_train_epochs: float = 1.0
-    learning_rate: float = 4e-4
-    batch_size: int = 8
+    learning_rate: float = 3e-4
+    batch_size: int = 4
     drop_ratio_bound: float = 0.4
     drop_layers: tuple[int, ...] = (2, 3, 4)
     num_random_sub_models: int = 0
