@@ -96,6 +96,9 @@ def train(
     if checkpoint is not None:
         console.info(f"going on from {checkpoint.name}")
     policy = {"save_steps": CHECKPOINT_SHARE, "logging_steps": LOGGING_SHARE} | arguments
+    is_cpu = not torch.accelerator.is_available()
+    if is_cpu:
+        loaded.model.set_attn_implementation("eager")  # trains faster there than fused attention
     trainer = QuaLATrainer(
         loaded.model,
         QuaLATrainingArguments(
@@ -104,8 +107,9 @@ def train(
             save_total_limit=1,
             eval_strategy="epoch" if validation else "no",
             report_to="none",
-            use_cpu=not torch.accelerator.is_available(),
+            use_cpu=is_cpu,
             disable_tqdm=not console.is_interactive,
+            train_sampling_strategy="group_by_length",  # or half of every batch would be padding
             **policy,
         ),
         train_dataset=records,
@@ -174,5 +178,8 @@ def load_teacher(path: str, tokenizer: Any) -> Any:
 def _config_overrides(args: Namespace) -> dict[str, Any]:
     names = ("token_scoring", "score_pooling", "protected_tokens", "drop_layers", "min_tokens")
     overrides = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    # Budgets that a search found for another token selection mean nothing with this one.
-    return overrides | {"budgets": {}} if overrides else overrides
+    if overrides:
+        overrides["budgets"] = {}  # those that a search found for another token selection mean nothing with this one
+    if hasattr(args, "dropout"):
+        overrides |= {"hidden_dropout_prob": args.dropout, "attention_probs_dropout_prob": args.dropout}
+    return overrides

@@ -147,6 +147,9 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigurationError(f"{name} {value!r} is not an integer of at least {least}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigurationError(f"{name} {getattr(self, name)} is not in [0, 1)")
         if self.hidden_act not in ACT2FN:
             raise ConfigurationError(f"hidden_act {self.hidden_act!r} is not one of {sorted(ACT2FN)}")
         if self.hidden_size % self.num_attention_heads:

@@ -130,6 +130,7 @@ def test_data_changed_since_the_interruption_is_noticed(qala, tiny_folder, tiny_
         ["--max-length", 24, "--doc-stride", 2],
         ["--limit", 4],
         ["--bf16"],
+        ["--dropout", 0.5],
     ],
     ids=lambda flags: flags[0],
 )

@@ -86,6 +86,8 @@ def test_budgets_of_two_configs_are_separate():
         ({"score_pooling": True}, "score_pooling True is not an integer"),
         ({"sep_token_id": -1}, "sep_token_id -1 is not an integer of at least 0"),
         ({"sep_token_id": 200}, "sep_token_id 200 is outside the vocabulary of 200 tokens"),
+        ({"hidden_dropout_prob": 1.0}, r"hidden_dropout_prob 1.0 is not in \[0, 1\)"),
+        ({"attention_probs_dropout_prob": -0.1}, r"attention_probs_dropout_prob -0.1 is not in \[0, 1\)"),
         ({"hidden_act": "geluu"}, r"hidden_act 'geluu' is not one of \[.*'gelu'.*\]"),
         ({"position_scheme": "rotary"}, r"position_scheme 'rotary' is not one of \['absolute', 'roberta'\]"),
         ({"token_scoring": "loudest"}, r"token_scoring 'loudest' is not one of \['attention', 'question'\]"),

@@ -95,6 +95,7 @@ def steps(parser: argparse.ArgumentParser) -> None:
     number(group, "--weight-decay", float, "weight decay (default: 0.0)")
     number(group, "--warmup-steps", float, "steps, or share of all if below 1 (default: 0)")
     number(group, "--save-steps", float, "checkpoint every X steps, or share of all if below 1")
+    number(group, "--dropout", float, "share of values dropped while training (default: as the model's config says)")
     group.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe")
     number(group, "--seed", int, "seed of everything random (default: 42)")
 
