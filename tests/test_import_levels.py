@@ -36,7 +36,15 @@ LEVELS = (
         "quantization.configuration",
     ),
     ("distillation.", "inference.graph"),
-    ("training.", "search.", "checkpoints", "quantization.calibration", "quantization.cpu", "quantization.export"),
+    (
+        "training.",
+        "search.",
+        "checkpoints",
+        "quantization.calibration",
+        "quantization.cpu",
+        "quantization.export",
+        "quantization.outliers",
+    ),
     ("inference.", "question_answering.pipeline"),
     (
         "registration",

@@ -26,6 +26,7 @@ PRESETS = ("performance", "mixed")
 OVERFLOW_FIXES = ("auto", "enable", "disable")
 DROP_LAYERS = ("model", "budgets")
 DEFAULT_SMOOTH_QUANT_ALPHA = 0.5
+DEFAULT_OUTLIER_FACTOR = 2.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class OVQuaLAConfig:
         preset: "performance" quantizes activations symmetrically; "mixed" asymmetrically where they are not centred,
             which is more exact and about as fast.
         smooth_quant_alpha: How much of the activations' outliers moves into the weights, 0 to 1; None turns it off.
+        outlier_factor: Neurons of the feed-forward layers whose activations exceed what is usual in their layer by
+            this factor are computed in float beside the int8 layers; None keeps them in. See `quantization.outliers`.
         overflow_fix: "enable" gives weights 7 bits, which CPUs without VNNI need; "disable" 8 bits; "auto" looks at
             the CPU that quantizes.
         fast_bias_correction: Correct the biases layer by layer; False runs the slower, exact correction.
@@ -60,6 +63,7 @@ class OVQuaLAConfig:
     num_samples: int = 300
     preset: str = "mixed"
     smooth_quant_alpha: float | None = DEFAULT_SMOOTH_QUANT_ALPHA
+    outlier_factor: float | None = DEFAULT_OUTLIER_FACTOR
     overflow_fix: str = "auto"
     fast_bias_correction: bool = True
     budgets: tuple[str, ...] | None = None
@@ -84,6 +88,10 @@ class OVQuaLAConfig:
         alpha = self.smooth_quant_alpha
         if alpha is not None and not 0.0 <= alpha <= 1.0:
             raise ConfigurationError(f"smooth_quant_alpha {alpha!r} is not in [0, 1]; None turns it off")
+        if self.outlier_factor is not None and not self.outlier_factor > 1.0:
+            raise ConfigurationError(
+                f"outlier_factor {self.outlier_factor!r} is not above 1; None keeps all neurons in int8"
+            )
         if self.budgets is not None and not self.budgets:
             raise ConfigurationError("budgets is empty; name budgets to calibrate at, or leave it out for all of them")
         legal = {

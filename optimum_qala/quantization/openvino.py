@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnsw
 from optimum_qala.quantization.calibration import calibration_budgets, calibration_samples
 from optimum_qala.quantization.configuration import IR_NAME, OVQuaLAConfig
 from optimum_qala.quantization.cpu import choose_overflow_fix
+from optimum_qala.quantization.outliers import BRANCH_NAME, find_outlier_neurons, split_outlier_neurons
 from optimum_qala.quantization.selection import selection_operations
 from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import load_records
@@ -38,6 +40,8 @@ __all__ = ["OVQuaLAQuantizer"]
 
 logger = logging.get_logger(__name__)
 
+# Windows to look for outlier neurons in: they show up in every one.
+OUTLIER_SAMPLES = 64
 _RECORDED_PACKAGES = ("openvino", "nncf", "torch", "transformers", "optimum", "optimum-intel")
 
 
@@ -118,17 +122,17 @@ class OVQuaLAQuantizer:
         calibration = load_records(records)
         validation = None if validation_records is None else load_records(validation_records, require_answers=True)
         with new_folder(output) as folder:
-            report("exporting")
-            graph_config = self._export(folder, drop_layers, budgets)
             samples = calibration_samples(
                 calibration,
                 self.tokenizer,
-                graph_config,
+                self._narrow(drop_layers),
                 budgets.values(),
                 num_samples=config.num_samples,
                 window_options=window_options,
                 seed=config.seed,
             )
+            report("exporting")
+            graph_config, outlier_neurons = self._export(folder, drop_layers, samples, config)
             report(f"quantizing with {len(samples)} windows at {len(budgets)} budgets")
             model, float_model, applied = self._quantize(folder, graph_config, samples, config, overflow_fix)
             applied |= {
@@ -137,6 +141,7 @@ class OVQuaLAQuantizer:
                 "budgets": {name: str(budget or FULL_BUDGET) for name, budget in budgets.items()},
                 "num_samples": len(samples),
                 "drop_layers": list(graph_config.dropping_layers),
+                "outlier_neurons": {str(layer): neurons for layer, neurons in outlier_neurons.items()},
             }
             accuracy = {}
             if validation is not None:
@@ -162,12 +167,23 @@ class OVQuaLAQuantizer:
             )
         return sorted(layers)
 
+    def _narrow(self, drop_layers: list[int] | None) -> QuaLAMiniLMConfig:
+        from optimum_qala.quantization.export import narrow_config
+
+        config = self.model.config
+        return narrow_config(config, config.drop_layers if drop_layers is None else drop_layers)
+
     def _export(
-        self, folder: Path, drop_layers: list[int] | None, budgets: Mapping[str, LengthConfig | None]
-    ) -> QuaLAMiniLMConfig:
+        self, folder: Path, drop_layers: list[int] | None, samples: list[dict[str, Any]], config: OVQuaLAConfig
+    ) -> tuple[QuaLAMiniLMConfig, dict[int, list[int]]]:
+        """Export, with the outlier neurons, which are returned too, in operations of their own."""
         from optimum_qala.quantization.export import export_model
 
-        return export_model(self.model, folder, drop_layers=drop_layers)
+        model, neurons = self.model, {}
+        if config.outlier_factor is not None:
+            neurons = find_outlier_neurons(model, samples[:OUTLIER_SAMPLES], config.outlier_factor)
+            model = split_outlier_neurons(copy.deepcopy(model), neurons)
+        return export_model(model, folder, drop_layers=drop_layers), neurons
 
     def _quantize(
         self,
@@ -245,6 +261,7 @@ def _ignored_operations(graph: Any, config: OVQuaLAConfig) -> list[str]:
         raise ConfigurationError(f"ignored_names holds {unknown[0]!r}, but the graph has no such operation")
     # NNCF 3.4 leaves the choice of tokens in float by itself; this keeps it so.
     ignored = set(config.ignored_names) | set(selection_operations(graph))
+    ignored.update(name for name in names if f".{BRANCH_NAME}." in name)
     for pattern in config.ignored_patterns:
         matching = [name for name in names if re.search(pattern, name)]
         if not matching:

@@ -53,6 +53,8 @@ def test_result_is_told_in_words():
     [
         (["--preset", "performance"], "preset", "performance"),
         (["--smooth-quant-alpha", 0.5], "smooth_quant_alpha", 0.5),
+        (["--outlier-factor", 3.0], "outlier_factor", 3.0),
+        (["--no-outlier-neurons"], "outlier_factor", None),
         (["--overflow-fix", "enable"], "overflow_fix", "enable"),
         (["--drop-layers", "budgets"], "drop_layers", "budgets"),
         (["--exact-bias-correction"], "fast_bias_correction", False),

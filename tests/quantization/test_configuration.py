@@ -39,6 +39,7 @@ def test_saved_config_is_read_back(tmp_path):
         ("num_samples", True, "num_samples True is not a positive integer"),
         ("preset", "fast", r"preset 'fast' is not one of \['performance', 'mixed'\]"),
         ("smooth_quant_alpha", 1.5, r"smooth_quant_alpha 1.5 is not in \[0, 1\]"),
+        ("outlier_factor", 1.0, "outlier_factor 1.0 is not above 1; None keeps all neurons in int8"),
         ("overflow_fix", "maybe", r"overflow_fix 'maybe' is not one of \['auto', 'enable', 'disable'\]"),
         ("drop_layers", "all", r"drop_layers 'all' is not one of \['model', 'budgets'\]"),
         ("precision", "f16", r"precision 'f16' is not one of \['f32', 'bf16'\]"),

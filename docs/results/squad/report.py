@@ -41,19 +41,19 @@ def accuracy_table() -> str:
 
 
 def padding_table() -> str:
-    """F1 and EM on the small test set, at true lengths and padded to 384."""
-    plain, padded = (read(f"small-int8-pad-{pad}.json")["budgets"] for pad in ("none", "384"))
+    """F1 and EM on the development set, at true lengths and padded to 384."""
+    plain, padded = (read(f"int8-pad-{pad}.json")["budgets"] for pad in ("none", "384"))
     rows = [
-        [
-            "int8",
-            budget,
-            *(f"{scores[budget]['f1']:.2f} / {scores[budget]['exact_match']:.2f}" for scores in (plain, padded)),
-        ]
+        ["int8", budget, *(f"{one[budget]['f1']:.2f} / {one[budget]['exact_match']:.2f}" for one in (plain, padded))]
         for budget in plain
     ]
-    full = read("small-fp32-pad-none.json")["budgets"]["full"]
-    rows.insert(0, ["fp32", "full", f"{full['f1']:.2f} / {full['exact_match']:.2f}", "not measured"])
     return table(["", "budget", "F1 / EM, true lengths", "F1 / EM, padded to 384"], rows)
+
+
+def memory_table() -> str:
+    """Peak memory of predict by number of questions."""
+    rows = [[f"{row['questions']:,}", f"{row['peak_mib']:.0f}"] for row in read("memory.json")]
+    return table(["questions", "peak memory, MiB"], rows)
 
 
 def latency_table() -> str:
@@ -93,12 +93,14 @@ def main() -> None:
     sizes = dict(line.split() for line in (HERE / "raw" / "files.txt").read_text().splitlines())
     graph = sum(int(sizes[f"openvino_model.{suffix}"]) for suffix in ("xml", "bin"))
     parts = ["### Accuracy, SQuAD 1.1 development set (10,570 questions)", accuracy_table()]
-    if (HERE / "raw" / "small-int8-pad-384.json").is_file():  # the last and longest step of run.sh
-        parts += ["### Padding, 1,190 questions of the same set (`test_small.json`)", padding_table()]
     parts += [
+        "### Padded to 384 tokens, as in the paper",
+        padding_table(),
         f"Size on disk of the int8 model (graph and weights): {graph / 1e6:.1f} MB.",
         "### Latency per window",
         latency_table(),
+        "### Peak memory of `predict`",
+        memory_table(),
     ]
     readme.write_text(before + BEGIN + "\n\n" + "\n\n".join(parts) + "\n\n" + END + after, encoding="utf-8")
 

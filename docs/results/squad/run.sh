@@ -9,7 +9,6 @@ trained=$1 data=$2 work=$3 plain=$4
 here=$(cd "$(dirname "$0")" && pwd)
 raw=$here/raw
 test=$data/test_squad_v1.1_dev.json
-small=$data/test_small.json
 mkdir -p "$raw" "$work"
 
 qala() {
@@ -27,10 +26,8 @@ qala evaluate --model "$work/int8" --data "$test" --json > "$raw/int8-pad-none.j
 python "$here/plain_int8.py" "$plain" "$data/train.json" "$work/plain-fp32" "$work/plain-int8"
 qala benchmark --model "$work/int8" --data "$test" --limit 150 --pad-to 384 --num-windows 32 \
     --peer "$work/plain-int8" --peer "$work/plain-fp32" --output "$work/benchmark" --json > "$raw/benchmark.json"
-qala evaluate --model "$work/int8" --data "$small" --json > "$raw/small-int8-pad-none.json"
-qala evaluate --model "$work/int8" --data "$small" --json --pad-to 384 > "$raw/small-int8-pad-384.json"
-qala evaluate --model "$work/searched" --backend openvino --data "$small" --budget full --json \
-    > "$raw/small-fp32-pad-none.json"
+python "$here/memory.py" "$work/int8" "$test" "$raw/memory.json"
+qala evaluate --model "$work/int8" --data "$test" --pad-to 384 --json > "$raw/int8-pad-384.json"
 find "$work/int8" -type f -printf '%f %s\n' | sort > "$raw/files.txt"
 sed -i "s#$data#DATA#g; s#$work#WORK#g; s#$trained#TRAINED#g; s#$plain#PLAIN#g" "$raw"/*.json  # whose machine it was is nobody's business
 python "$here/report.py"

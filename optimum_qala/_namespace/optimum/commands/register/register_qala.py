@@ -146,6 +146,8 @@ class QuantizeCommand(_Subcommand):
         flags.number(group, "--num-samples", int, "questions to calibrate with (default: 300)")
         group.add_argument("--preset", choices=("performance", "mixed"), help="of activations (default: mixed)")
         flags.number(group, "--smooth-quant-alpha", float, "share of outliers that move into weights (default: 0.5)")
+        flags.number(group, "--outlier-factor", float, "neurons this far above the usual stay float (default: 2.0)")
+        flags.switch(group, "--no-outlier-neurons", "outlier_factor", None, "keep all neurons in int8")
         group.add_argument("--overflow-fix", choices=("auto", "enable", "disable"), help="use 7 bits (default: auto)")
         group.add_argument("--precision", choices=("f32", "bf16"), help="of the other operations (default: f32)")
         group.add_argument("--drop-layers", choices=("model", "budgets"), help="that may drop (default: model)")
