@@ -52,7 +52,7 @@ def _score_file(args: Namespace) -> dict[str, Any]:
 def _score_model(args: Namespace, console: Console) -> dict[str, Any]:
     # Data first: it is read in a moment, and a mistake in it should not cost the time to load a model.
     records = load_records(args.data, require_answers=True, limit=getattr(args, "limit", None))
-    loaded = load_model(args.model, getattr(args, "backend", None))
+    loaded = load_model(args.model, getattr(args, "backend", None), bulk=getattr(args, "batch_size", None) != 1)
     budgets = chosen_budgets(args, loaded.model.config)
     windows, decoding = window_options(args, loaded.capacity), decode_options(args)
     batching = {"batch_size": args.batch_size} if hasattr(args, "batch_size") else {}

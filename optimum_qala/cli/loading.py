@@ -22,6 +22,9 @@ from optimum_qala.question_answering.predictor import position_capacity
 
 
 IR_FILE = "openvino_model.xml"
+# Batches of many windows hardly ever have a shape twice, so the operators that OpenVINO keeps for each shape (5,000 by
+# default) only fill memory. One window at a time has the same few shapes again and again and needs them.
+BULK_CONFIG = {"CPU_RUNTIME_CACHE_CAPACITY": 128}
 TORCH_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
@@ -66,6 +69,7 @@ def load_model(
     *,
     allow_new_head: bool = False,
     threads: int | None = None,
+    bulk: bool = False,
     **config_overrides: Any,
 ) -> LoadedModel:
     """Load a model folder or repository.
@@ -75,6 +79,7 @@ def load_model(
         backend: "torch" or "openvino"; by default what the folder holds.
         allow_new_head: Accept a checkpoint that has no span head yet, as training does.
         threads: Threads of one call; the back end's own choice by default.
+        bulk: Batches of many windows are what it will run: keep memory flat however many they are.
         config_overrides: Fields of the configuration to change, for a torch model.
 
     Returns:
@@ -92,9 +97,10 @@ def load_model(
     chosen = backend or ("openvino" if holds_ir(path) else "torch")
     refuse_inc(chosen)
     _check_folder(path, chosen)
-    model = (
-        _load_openvino(path, threads) if chosen == "openvino" else _load_torch(path, allow_new_head, config_overrides)
-    )
+    if chosen == "openvino":
+        model = _load_openvino(path, threads, BULK_CONFIG if bulk else {})
+    else:
+        model = _load_torch(path, allow_new_head, config_overrides)
     return LoadedModel(model, load_tokenizer(path, model.config), chosen)
 
 
@@ -214,12 +220,12 @@ def _load_torch(path: str, allow_new_head: bool, config_overrides: dict[str, Any
     return model
 
 
-def _load_openvino(path: str, threads: int | None) -> Any:
+def _load_openvino(path: str, threads: int | None, ov_config: dict[str, Any]) -> Any:
     require("openvino", "running an OpenVINO model")
     from optimum_qala.inference.openvino import OVQuaLAMiniLMForQuestionAnswering
 
     try:
-        ov_config = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+        ov_config = ov_config | ({} if threads is None else {"INFERENCE_NUM_THREADS": threads})
         return OVQuaLAMiniLMForQuestionAnswering.from_pretrained(path, ov_config=ov_config)
     except QuaLAError:
         raise

@@ -26,7 +26,7 @@ def run(args: Namespace, console: Console) -> None:
         console: Where to write.
     """
     records = _limited(iter_records(args.data), getattr(args, "limit", None))
-    loaded = load_model(args.model, getattr(args, "backend", None))
+    loaded = load_model(args.model, getattr(args, "backend", None), bulk=getattr(args, "batch_size", None) != 1)
     budget = getattr(args, "budget", None)
     loaded.model.config.resolve_budget(budget)
     explicit = {name: getattr(args, name) for name in ("batch_size", "buffer_size") if hasattr(args, name)}

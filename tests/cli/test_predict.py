@@ -84,3 +84,22 @@ def test_buffer_of_one_answers_before_the_next_question_is_read(qala, tiny_folde
 def test_illegal_limit_is_refused(qala, tiny_folder, tiny_data, limit):
     outcome = qala("predict", "--model", tiny_folder, "--data", tiny_data, "--limit", limit)
     assert f"limit {limit} is not a positive integer" in outcome.error
+
+
+@pytest.mark.parametrize(("flags", "is_bounded"), [((), True), (("--batch-size", 1), False)])
+def test_memory_is_bounded_where_shapes_do_not_repeat(qala, tiny_folder, tiny_data, monkeypatch, flags, is_bounded):
+    """OpenVINO keeps operators for every shape it meets, which one window at a time needs and batches do not."""
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    from optimum_qala import OVQuaLAMiniLMForQuestionAnswering
+
+    capacities = []
+    compile_graph = OVQuaLAMiniLMForQuestionAnswering.compile
+
+    def compile_and_look(self, *arguments):
+        compile_graph(self, *arguments)
+        capacities.append(self.ov_config.get("CPU_RUNTIME_CACHE_CAPACITY", 5000))  # OpenVINO does not read it back
+
+    monkeypatch.setattr(OVQuaLAMiniLMForQuestionAnswering, "compile", compile_and_look)
+    arguments = ("predict", "--model", tiny_folder, "--backend", "openvino", "--data", tiny_data)
+    assert len(lines(qala(*arguments, *flags))) == 12
+    assert (capacities[0] < 1000) == is_bounded

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 
-COUNTS = (1000, 2500, 5000, 10000)
+COUNTS = (1000, 5000, 10000)
 
 
 def measure(model: str, data: str, count: int) -> dict[str, Any]:
