@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from optimum_qala import LengthConfig, QuaLAMiniLMForQuestionAnswering
-from optimum_qala.models.encoder import QuaLAMiniLMSelfAttention
+from optimum_qala.models.layers import QuaLAMiniLMSelfAttention
 from tests.conftest import tiny_config
 from tests.models.batches import assert_equal_logits, assert_equal_tensors, make_batch, single
 from tests.models.reference import run_reference

@@ -11,7 +11,7 @@ from torch import nn
 
 from optimum_qala import LengthConfig, QuaLAMiniLMForQuestionAnswering
 from optimum_qala.errors import LengthConfigError
-from optimum_qala.models.encoder import QuaLAMiniLMSelfAttention
+from optimum_qala.models.layers import QuaLAMiniLMSelfAttention
 from optimum_qala.models.length_config import count_macs, num_tokens_kept
 from optimum_qala.models.token_selection import count_survivors, find_tokens
 from tests.conftest import tiny_config

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from optimum_qala import LengthConfig, QuaLAMiniLMConfig, QuaLAMiniLMForQuestionAnswering, QuaLAMiniLMModel
 from optimum_qala.errors import CheckpointError, ConfigurationError, LengthConfigError, UnknownBudgetError
-from optimum_qala.models.encoder import additive_mask
+from optimum_qala.models.layers import additive_mask
 from tests.conftest import tiny_config
 from tests.models.batches import assert_equal_logits, assert_equal_tensors, make_batch
 

@@ -41,7 +41,7 @@ def kept(survivors: Survivors) -> list[list[int]]:
 @pytest.fixture
 def scores_registry(monkeypatch):
     """The registry, restored afterwards."""
-    for name in [name for name in TOKEN_SCORES if name not in ("attention", "question")]:
+    for name in [name for name in TOKEN_SCORES if name not in ("answer", "attention", "question")]:
         monkeypatch.delitem(TOKEN_SCORES, name)
     before = dict(TOKEN_SCORES)
     yield TOKEN_SCORES
@@ -192,7 +192,7 @@ def test_registered_score_is_used_by_name(scores_registry):
     def later_is_better(probabilities, row_mask):
         return torch.arange(probabilities.shape[3], dtype=torch.float32).expand(len(probabilities), -1)
 
-    register_token_score("place", TokenScore(later_is_better, needs_question=False))
+    register_token_score("place", TokenScore(later_is_better, source="attention"))
     torch.manual_seed(0)
     model = QuaLAMiniLMForQuestionAnswering(
         tiny_config(token_scoring="place", protected_tokens="none", score_pooling=0)
@@ -211,4 +211,4 @@ def test_registered_score_is_used_by_name(scores_registry):
 )
 def test_register_token_score_refuses_bad_names(scores_registry, name, message):
     with pytest.raises(ConfigurationError, match=message):
-        register_token_score(name, TokenScore(column_sums, needs_question=False))
+        register_token_score(name, TokenScore(column_sums, source="attention"))
