@@ -20,6 +20,7 @@ from optimum_qala.quantization.configuration import IR_NAME, PRECISIONS, RETENTI
 __all__ = [
     "PRECISION_KEY",
     "check_graph",
+    "check_ids",
     "choose_precision",
     "cut_graph",
     "find_file",
@@ -87,6 +88,31 @@ def cut_graph(graph: Any, exit_layer: int | None) -> Any:
 
     copy = graph.clone()
     return openvino.Model([copy.output(name) for name in logit_names(exit_layer)], copy.get_parameters())
+
+
+def check_ids(ids: NDArray[np.int64], config: QuaLAMiniLMConfig) -> None:
+    """Raise unless token ids fit a model: OpenVINO reads past the end of an embedding table without any error.
+
+    Args:
+        ids: Token ids. *Shape:* `(batch_size, sequence_length)`
+        config: Configuration of the model.
+
+    Raises:
+        CheckpointError: If one is outside the vocabulary.
+        ConfigurationError: If there are more than the model has positions.
+    """
+    limit = config.max_position_embeddings
+    limit -= (config.pad_token_id or 0) + 1 if config.position_scheme == "roberta" else 0
+    if ids.shape[1] > limit:
+        raise ConfigurationError(
+            f"a sequence of {ids.shape[1]} tokens exceeds the {limit} positions of the model; "
+            "use windows of at most that many tokens"
+        )
+    if ids.size and not 0 <= ids.min() <= ids.max() < config.vocab_size:
+        raise CheckpointError(
+            f"input_ids go from {ids.min()} to {ids.max()}, but the model embeds tokens 0 to "
+            f"{config.vocab_size - 1}; use the tokenizer that the model was trained with"
+        )
 
 
 @lru_cache(maxsize=1024)

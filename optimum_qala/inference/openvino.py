@@ -22,6 +22,7 @@ from optimum_qala.errors import BackendError, CheckpointError, ConfigurationErro
 from optimum_qala.inference.graph import (
     PRECISION_KEY,
     check_graph,
+    check_ids,
     choose_precision,
     cut_graph,
     find_file,
@@ -161,7 +162,7 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         """
         length_config = self._budget if budget is None else self.config.resolve_budget(budget)
         ids = np.asarray(input_ids)
-        self._check_ids(ids)
+        check_ids(ids, self.config)
         inputs = {
             "input_ids": ids,
             "attention_mask": np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask),
@@ -175,22 +176,6 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         logits = [outputs[name] for name in logit_names(exit_layer)]
         start_logits, end_logits = logits if isinstance(input_ids, np.ndarray) else map(torch.from_numpy, logits)
         return QuestionAnsweringModelOutput(start_logits=start_logits, end_logits=end_logits)
-
-    def _check_ids(self, ids: NDArray[np.int64]) -> None:
-        # OpenVINO reads past the end of an embedding table without any error.
-        config = self.config
-        limit = config.max_position_embeddings
-        limit -= config.pad_token_id + 1 if config.position_scheme == "roberta" else 0
-        if ids.shape[1] > limit:
-            raise ConfigurationError(
-                f"a sequence of {ids.shape[1]} tokens exceeds the {limit} positions of the model; "
-                "use windows of at most that many tokens"
-            )
-        if ids.size and not 0 <= ids.min() <= ids.max() < config.vocab_size:
-            raise CheckpointError(
-                f"input_ids go from {ids.min()} to {ids.max()}, but the model embeds tokens 0 to "
-                f"{config.vocab_size - 1}; use the tokenizer that the model was trained with"
-            )
 
     def compile(self, exit_layer: int | None = None) -> None:
         """Compile a graph if it is not compiled yet; the first call that needs it does it otherwise.

@@ -92,12 +92,14 @@ def span_margins(span_logits: Tensor, valid: Tensor) -> Tensor:
         valid: 1 for tokens. *Shape:* `(batch_size, num_tokens)`
 
     Returns:
-        The larger one of the start logit minus the highest start logit of a token, and the same of the end: 0 for the
-        best start and the best end, negative elsewhere. *Shape:* `(batch_size, num_tokens)`
+        The larger one of two margins: the start logit minus the highest start logit of a token, and the same of the
+        end. Plus `TIE_BREAK` times the smaller one, for the best start and the best end would tie.
+        *Shape:* `(batch_size, num_tokens)`
     """
     logits = span_logits.to(torch.float32)  # in half precision the differences would tie
     best = torch.where(valid.unsqueeze(-1) > 0, logits, _NEVER).amax(dim=1, keepdim=True)
-    return (logits - best).amax(dim=2)
+    margins = logits - best
+    return margins.amax(dim=2) + TIE_BREAK * margins.amin(dim=2)
 
 
 register_token_score("attention", TokenScore(column_sums, source="attention"))

@@ -30,7 +30,7 @@ from optimum.exporters.openvino.model_configs import (  # noqa: E402
     register_in_tasks_manager,
 )
 from optimum.exporters.openvino.patching_utils import ModelPatcher  # noqa: E402
-from optimum.utils.input_generators import DummyInputGenerator  # noqa: E402
+from optimum.utils.input_generators import DEFAULT_DUMMY_SHAPES, DummyInputGenerator  # noqa: E402
 
 
 __all__ = ["QuaLAMiniLMOpenVINOConfig", "export_model", "narrow_config", "register_export"]
@@ -41,15 +41,22 @@ class DummyBudgetGenerator(DummyInputGenerator):  # type: ignore[misc]
 
     SUPPORTED_INPUT_NAMES = (RETENTION_INPUT, SIZES_INPUT)
 
-    def __init__(self, task: str, normalized_config: Any, **_: Any) -> None:
+    def __init__(
+        self,
+        task: str,
+        normalized_config: Any,
+        sequence_length: int = DEFAULT_DUMMY_SHAPES["sequence_length"],
+        **_: Any,
+    ) -> None:
+        self.sequence_length = sequence_length
         self.num_dropping_layers = len(normalized_config.config.dropping_layers)
 
     def generate(
         self, input_name: str, framework: str = "pt", int_dtype: str = "int64", float_dtype: str = "fp32"
     ) -> torch.Tensor:
-        """Return falling ratios, so that every layer of the example drops, or sizes that fit any example."""
+        """Return falling ratios, so that every layer of the example drops, or sizes that fit whatever it holds."""
         if input_name == SIZES_INPUT:
-            return torch.full((1 + self.num_dropping_layers,), 2, dtype=torch.int64)
+            return torch.full((1 + self.num_dropping_layers,), self.sequence_length, dtype=torch.int64)
         return torch.linspace(0.9, 0.5, self.num_dropping_layers, dtype=torch.float32)
 
 

@@ -88,7 +88,7 @@ def test_set_budget_refuses_what_does_not_fit_and_keeps_the_old_one(tiny_model):
 # --- gradients
 
 
-@pytest.mark.parametrize("token_scoring", ["question", "attention"])
+@pytest.mark.parametrize("token_scoring", ["question", "attention", "answer"])
 @pytest.mark.parametrize("budget", [None, *SUB_MODELS])
 @pytest.mark.parametrize("head", ["start_logits", "end_logits"])
 def test_gradients_reach_every_parameter_from_start_and_from_end(token_scoring, budget, head):
@@ -117,7 +117,7 @@ def test_gradients_flow_through_what_dropped_tokens_left_behind(tiny_model):
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize("token_scoring", ["question", "attention"])
+@pytest.mark.parametrize("token_scoring", ["question", "attention", "answer"])
 def test_bf16_autocast_trains_every_parameter(token_scoring, attn_implementation):
     """The score runs without gradients ahead of the layer's own use of the same weights, which autocast caches."""
     torch.manual_seed(0)
@@ -164,7 +164,7 @@ def test_additive_mask_is_finite(dtype):
 # --- memory
 
 
-@pytest.mark.parametrize("token_scoring", ["question", "attention"])
+@pytest.mark.parametrize("token_scoring", ["question", "attention", "answer"])
 def test_training_keeps_no_attention_probabilities(token_scoring):
     model = QuaLAMiniLMForQuestionAnswering(tiny_config(token_scoring=token_scoring)).train()
     kept: list[tuple[int, ...]] = []
