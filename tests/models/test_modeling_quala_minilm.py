@@ -100,8 +100,46 @@ def test_gradients_reach_every_parameter_from_start_and_from_end(token_scoring, 
     assert model.qa_outputs.weight.grad[row].abs().sum() > 0
     assert model.qa_outputs.weight.grad[1 - row].abs().sum() == 0
     for name, parameter in model.named_parameters():
+        if "span_heads" in name and int(name.split(".")[3]) not in LengthConfig.parse(budget or "1,1,1,1").drop_layers:
+            assert parameter.grad is None, name
+            continue
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum() > 0 or name.endswith(SHIFTS), name
+
+
+@pytest.mark.parametrize("exit_layer", [1, 2, 3])
+@pytest.mark.parametrize("head", ["start_logits", "end_logits"])
+def test_gradients_of_an_exit_reach_its_head_and_the_layers_below(exit_layer, head):
+    torch.manual_seed(0)
+    model = QuaLAMiniLMForQuestionAnswering(tiny_config(token_scoring="answer")).train()
+    output = model(**make_batch([40, 25]), budget=f"0.9,0.7,0.7,0.7@{exit_layer}")
+    torch.log_softmax(getattr(output, head), dim=1)[:, 7].sum().backward()
+    row = ["start_logits", "end_logits"].index(head)
+    encoder = model.quala.encoder
+    assert encoder.span_heads[exit_layer].weight.grad[row].abs().sum() > 0
+    assert encoder.span_heads[exit_layer].weight.grad[1 - row].abs().sum() == 0
+    assert model.qa_outputs.weight.grad is None
+    for index, layer in enumerate(encoder.layer):
+        reached = [parameter.grad is not None for parameter in layer.parameters()]
+        assert all(reached) if index < exit_layer else not any(reached), f"layer {index}"
+
+
+def test_gradients_of_exit_logits_reach_every_head():
+    torch.manual_seed(0)
+    model = QuaLAMiniLMForQuestionAnswering(tiny_config(token_scoring="answer")).train()
+    output = model(**make_batch([40, 25]), budget="full", output_exit_logits=True)
+    sum(torch.log_softmax(logits, dim=1)[:, 7].sum() for logits in output.exit_logits).backward()
+    for head in model.quala.encoder.span_heads:
+        assert (head.weight.grad.abs().sum(dim=1) > 0).all()
+
+
+def test_the_choice_of_survivors_has_no_gradient():
+    """The head of a dropping layer learns from what the tokens that leave are read as, and from nothing else."""
+    torch.manual_seed(0)
+    model = QuaLAMiniLMForQuestionAnswering(tiny_config(token_scoring="answer")).train()
+    output = model(**make_batch([40]), budget="1,0.5,0.5,0.5", output_survival=True)
+    output.start_logits[output.survival == 4].sum().backward()
+    assert model.quala.encoder.span_heads[1].weight.grad.abs().sum() == 0
 
 
 def test_gradients_flow_through_what_dropped_tokens_left_behind(tiny_model):
@@ -189,6 +227,20 @@ def test_hidden_states_are_kept_only_when_asked_for(tiny_model):
 # --- outputs
 
 
+def test_exit_logits_need_span_heads(tiny_model):
+    assert run(tiny_model).exit_logits is None
+    with pytest.raises(ConfigurationError, match="output_exit_logits needs early span heads, but span_heads .* False"):
+        run(tiny_model, output_exit_logits=True)
+
+
+def test_base_model_stops_early():
+    model = QuaLAMiniLMModel(tiny_config(span_heads=True)).eval()
+    with torch.no_grad():
+        output = model(**make_batch([20]), budget="1,1,1,1@2", output_hidden_states=True)
+    assert len(output.hidden_states) == 3
+    assert torch.equal(output.last_hidden_state, output.hidden_states[2])
+
+
 def test_hidden_states_hold_the_tokens_that_left_each_layer(tiny_model):
     output = run(tiny_model, "1,0.8,0.8,0.5", output_hidden_states=True)
     assert [state.shape[1] for state in output.hidden_states] == [40, 40, 32, 32, 20]
@@ -264,6 +316,36 @@ def test_save_and_load_round_trip_keeps_weights_budgets_and_choices(tmp_path):
     assert loaded.config.budgets == BUDGETS
     assert loaded.config.score_pooling == 1
     assert_equal_logits(run(loaded, "fast"), expected, 0)
+
+
+def test_early_span_heads_that_are_missing_start_as_copies_of_the_span_head(bert_checkpoint):
+    plain = QuaLAMiniLMForQuestionAnswering.from_pretrained(bert_checkpoint, sep_token_id=3)
+    model, info = QuaLAMiniLMForQuestionAnswering.from_pretrained(
+        bert_checkpoint, sep_token_id=3, span_heads=True, output_loading_info=True
+    )
+    assert {name.rpartition(".span_heads.")[0] for name in info["missing_keys"]} == {"quala.encoder"}
+    assert len(info["missing_keys"]) == 4
+    for head in model.quala.encoder.span_heads:
+        assert torch.equal(head.weight, plain.qa_outputs.weight)
+        assert torch.equal(head.bias, plain.qa_outputs.bias)
+    for budget in (None, "0.8,0.4"):
+        assert_equal_logits(run(model, budget), run(plain, budget), 0)
+
+
+def test_early_span_heads_that_are_stored_are_loaded(tmp_path):
+    torch.manual_seed(0)
+    model = QuaLAMiniLMForQuestionAnswering(tiny_config(token_scoring="answer")).eval()
+    expected = {budget: run(model, budget) for budget in ("1,0.8,0.8,0.5", "1,0.8,0.8,0.8@3")}
+    model.save_pretrained(tmp_path)
+    del model
+    loaded, info = QuaLAMiniLMForQuestionAnswering.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for budget, logits in expected.items():
+        assert_equal_logits(run(loaded, budget), logits, 0)
+    without = QuaLAMiniLMForQuestionAnswering.from_pretrained(tmp_path, token_scoring="question")
+    assert without.quala.encoder.span_heads is None
+    base = QuaLAMiniLMModel.from_pretrained(tmp_path)
+    assert_equal_tensors(base.encoder.span_heads[2].weight, loaded.quala.encoder.span_heads[2].weight, 0)
 
 
 def test_checkpoint_loads_as_base_model_and_back(tmp_path, tiny_model):
