@@ -84,8 +84,9 @@ class LengthConfig:
             raise LengthConfigError(
                 f"exit_layer {exit_layer!r} is not an integer from 1 to {num_layers}; it counts the layers that run"
             )
-        object.__setattr__(self, "exit_layer", None if exit_layer == num_layers else int(exit_layer))
-        return retention[:exit_layer] + (retention[exit_layer - 1],) * (num_layers - exit_layer)
+        depth = int(exit_layer)
+        object.__setattr__(self, "exit_layer", None if depth == num_layers else depth)
+        return retention[:depth] + retention[depth - 1 : depth] * (num_layers - depth)
 
     @classmethod
     def full(cls, num_layers: int) -> LengthConfig:
