@@ -45,6 +45,7 @@ DEFAULTS = {
 IN_WORDS = {
     "1 and 32",
     "all",
+    "as the model's config says",
     "full",
     "half a window",
     "macs",
