@@ -130,12 +130,15 @@ def test_saved_model_keeps_its_exits(model, tmp_path):
     torch.testing.assert_close(loaded(**batch, budget="shallow").end_logits, expected, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("exit_layer", [None, 2])
+@pytest.mark.parametrize(
+    ("folder", "exit_layer"), [("answer_exported", None), ("answer_exported", 2), ("exported", None)]
+)
 @pytest.mark.parametrize("surplus", [0, 3, 99])
-def test_constant_ratios_and_sizes_make_every_shape_static(model, exit_layer, surplus):
+def test_constant_ratios_and_sizes_make_every_shape_static(request, folder, exit_layer, surplus):
     """And larger sizes give the same logits."""
     from optimum.intel.openvino.modeling_base import core
 
+    model = OVQuaLAMiniLMForQuestionAnswering.from_pretrained(request.getfixturevalue(folder))
     batch = {name: values.numpy() for name, values in random_batch(7, 2, 40).items()}
     config, budget = model.config, LengthConfig((0.9, 0.7, 0.5, 0.3), exit_layer)
     sizes = plan_sizes(batch["input_ids"], batch["attention_mask"], config, budget)

@@ -175,7 +175,9 @@ def test_layer_drop_in_a_layer_that_may_not_drop_changes_no_counts():
 def test_logits_do_not_depend_on_batch_mates_or_padding(token_scoring, protected_tokens, score_pooling):
     model = make_model(token_scoring=token_scoring, protected_tokens=protected_tokens, score_pooling=score_pooling)
     lengths, questions = [100, 7, 45, 12, 61, 8], [12, 2, 20, 7, 1, 4]
-    for seed, budget in enumerate(("0.9,0.8,0.6,0.4", "0.5,0.2,0.1,0.02", "1,1,0.05,0.05")):
+    budgets = ["0.9,0.8,0.6,0.4", "0.5,0.2,0.1,0.02", "1,1,0.05,0.05"]
+    budgets += ["0.9,0.4,0.4,0.4@2"] * model.config.has_span_heads
+    for seed, budget in enumerate(budgets):
         batch = make_batch(lengths, questions, seed=seed)
         padded = make_batch(lengths, questions, seed=seed, pad_to=128)
         together, far = run(model, batch, budget=budget), run(model, padded, budget=budget)
