@@ -35,7 +35,7 @@ LEVELS = (
         "training.sampling",
         "quantization.configuration",
     ),
-    ("distillation.", "inference.graph"),
+    ("distillation.", "inference.graph", "inference.sizes"),
     (
         "training.",
         "search.",

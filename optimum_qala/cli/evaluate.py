@@ -77,7 +77,7 @@ def _score_model(args: Namespace, console: Console) -> dict[str, Any]:
                 **batching,
             )
         length_config = loaded.model.config.resolve_budget(budget)
-        scores[budget]["retention"] = None if length_config is None else list(length_config.retention)
+        scores[budget] |= {"retention": None} if length_config is None else length_config.to_budget()
     result: dict[str, Any] = {"model": args.model, "backend": loaded.backend, "data": args.data, "budgets": scores}
     if len(budgets) == 1:
         # A script that asks for one budget need not know its name again.

@@ -67,10 +67,15 @@ def chosen_budgets(args: Namespace, config: Any) -> list[str]:
         LengthConfigError: If one is malformed or does not fit the model.
         ConfigurationError: If one is given twice.
     """
-    named = sorted(set(config.budgets) - {FULL_BUDGET}, key=lambda name: -sum(config.budgets[name]["retention"]))
+    named = sorted(set(config.budgets) - {FULL_BUDGET}, key=lambda name: -_work(config.budgets[name]))
     budgets: list[str] = getattr(args, "budget", None) or [FULL_BUDGET, *named]
     for budget in budgets:
         config.resolve_budget(budget)
         if budgets.count(budget) > 1:
             raise ConfigurationError(f"budget {budget!r} is given twice")
     return budgets
+
+
+def _work(budget: dict[str, Any]) -> float:
+    """Sum the ratios of the layers that run, which tells slow budgets from fast ones."""
+    return float(sum(budget["retention"][: budget.get("exit_layer")]))

@@ -22,14 +22,25 @@ from optimum_qala.errors import BackendError, CheckpointError, ConfigurationErro
 from optimum_qala.inference.graph import (
     PRECISION_KEY,
     check_graph,
+    check_ids,
     choose_precision,
+    cut_graph,
     find_file,
     read_graph,
     retention_of,
 )
+from optimum_qala.inference.sizes import plan_sizes
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
+from optimum_qala.models.conversion import HUB_ARGUMENTS
 from optimum_qala.models.length_config import LengthConfig
-from optimum_qala.quantization.configuration import CONFIG_NAME, IR_NAME, RETENTION_INPUT, OVQuaLAConfig
+from optimum_qala.quantization.configuration import (
+    CONFIG_NAME,
+    IR_NAME,
+    RETENTION_INPUT,
+    SIZES_INPUT,
+    OVQuaLAConfig,
+    logit_names,
+)
 from optimum_qala.quantization.cpu import describe_overflow_risk
 
 
@@ -44,17 +55,16 @@ __all__ = ["OVQuaLAMiniLMForQuestionAnswering"]
 
 logger = logging.get_logger(__name__)
 
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-
 
 class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: ignore[misc]
     """A QuaLA-MiniLM that OpenVINO runs. Calls take the same `budget` as the torch model's.
 
-    The graph is compiled by the first call. Threads may share a model: each runs an infer request of its own. A thread
-    that needs another budget than the others names it in the call; `set_budget` changes it for all.
+    The graph is compiled by the first call, and another one, without the layers that do not run, by the first call at
+    a budget that stops early. Threads may share a model: each runs infer requests of its own. A thread that needs
+    another budget than the others names it in the call; `set_budget` changes it for all.
 
     Args:
-        model: The graph, with its `retention` input.
+        model: The graph, with its `retention` and `sizes` inputs.
         config: Configuration of the model.
         precision: What float operations run in: "f32", or "bf16" where the CPU has it. Int8 operations are int8 either
             way. "f32" by default, because OpenVINO otherwise runs float models in bf16 on CPUs that have it.
@@ -63,7 +73,7 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         kwargs: Passed on to `OVModelForQuestionAnswering`: `device`, `dynamic_shapes`, `compile` (False by default).
 
     Raises:
-        BackendError: If the graph takes no retention ratios, or not as many as the configuration says, or if the CPU
+        BackendError: If the graph's inputs or outputs are not those that the configuration asks for, or if the CPU
             lacks the precision.
         ConfigurationError: If `precision` is not one of `PRECISIONS`, or contradicts `ov_config`.
     """
@@ -83,9 +93,20 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         ov_config[PRECISION_KEY] = choose_precision(precision, ov_config.get(PRECISION_KEY))
         self.quantization = quantization
         self._budget: LengthConfig | None = None
+        self._compiled: dict[int | None, Any] = {}
         self._compile_lock = threading.Lock()
         self._local = threading.local()
         super().__init__(model, config, ov_config=ov_config, **({"compile": False} | kwargs))
+
+    @property
+    def request(self) -> Any:
+        """The compiled graph of all layers; None until it is compiled."""
+        return self._compiled.get(None)
+
+    @request.setter
+    def request(self, compiled: Any) -> None:
+        # Upstream takes it away wherever the graph changes, which holds for every exit.
+        self._compiled = {} if compiled is None else {None: compiled}
 
     @property
     def precision(self) -> str:
@@ -106,8 +127,8 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         """Choose the budget of the calls that name none.
 
         Args:
-            budget: A named budget, "full", a LengthConfig, ratios such as "1,1,0.8,0.8,0.5,0.5", or None for full
-                length.
+            budget: A named budget, "full", a LengthConfig, ratios such as "1,1,0.8,0.8,0.5,0.5", or "1,1,1,1,1,1@5"
+                to stop after five layers, or None for full length.
 
         Raises:
             UnknownBudgetError: If it is a name that the model does not carry.
@@ -141,55 +162,50 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         """
         length_config = self._budget if budget is None else self.config.resolve_budget(budget)
         ids = np.asarray(input_ids)
-        self._check_ids(ids)
+        check_ids(ids, self.config)
         inputs = {
             "input_ids": ids,
             "attention_mask": np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask),
             RETENTION_INPUT: retention_of(length_config, self.config.dropping_layers),
         }
+        inputs[SIZES_INPUT] = plan_sizes(ids, inputs["attention_mask"], self.config, length_config)
         if "token_type_ids" in self.input_names:
             inputs["token_type_ids"] = np.zeros_like(ids) if token_type_ids is None else np.asarray(token_type_ids)
-        self.compile()
-        outputs = self._infer_request().infer(inputs, share_inputs=True)
-        logits = [outputs[name] for name in ("start_logits", "end_logits")]
+        exit_layer = None if length_config is None else length_config.exit_layer
+        outputs = self._infer_request(exit_layer).infer(inputs, share_inputs=True)
+        logits = [outputs[name] for name in logit_names(exit_layer)]
         start_logits, end_logits = logits if isinstance(input_ids, np.ndarray) else map(torch.from_numpy, logits)
         return QuestionAnsweringModelOutput(start_logits=start_logits, end_logits=end_logits)
 
-    def _check_ids(self, ids: NDArray[np.int64]) -> None:
-        # OpenVINO reads past the end of an embedding table without any error.
-        config = self.config
-        limit = config.max_position_embeddings
-        limit -= config.pad_token_id + 1 if config.position_scheme == "roberta" else 0
-        if ids.shape[1] > limit:
-            raise ConfigurationError(
-                f"a sequence of {ids.shape[1]} tokens exceeds the {limit} positions of the model; "
-                "use windows of at most that many tokens"
-            )
-        if ids.size and not 0 <= ids.min() <= ids.max() < config.vocab_size:
-            raise CheckpointError(
-                f"input_ids go from {ids.min()} to {ids.max()}, but the model embeds tokens 0 to "
-                f"{config.vocab_size - 1}; use the tokenizer that the model was trained with"
-            )
+    def compile(self, exit_layer: int | None = None) -> None:
+        """Compile a graph if it is not compiled yet; the first call that needs it does it otherwise.
 
-    def compile(self) -> None:
-        """Compile the graph if it is not compiled yet; the first call does it otherwise."""
-        if self.request is None:
-            with self._compile_lock:
-                super().compile()
+        Args:
+            exit_layer: Number of layers that the graph runs; all if None.
+        """
+        with self._compile_lock:
+            if exit_layer not in self._compiled:
+                graph = cut_graph(self.model, exit_layer)
+                self._compiled[exit_layer] = self._compile_model(
+                    graph, self._device, {**self.ov_config}, self.model_save_dir
+                )
 
-    def _infer_request(self) -> Any:
+    def _infer_request(self, exit_layer: int | None) -> Any:
         """Return the calling thread's request, for a compiled model itself shares one among all callers."""
-        compiled = self.request
-        if getattr(self._local, "compiled", None) is not compiled:
-            self._local.compiled, self._local.request = compiled, compiled.create_infer_request()
-        return self._local.request
+        if exit_layer not in self._compiled:
+            self.compile(exit_layer)
+        compiled = self._compiled[exit_layer]
+        requests = vars(self._local).setdefault("requests", {})
+        if exit_layer not in requests or requests[exit_layer][0] is not compiled:
+            requests[exit_layer] = compiled, compiled.create_infer_request()
+        return requests[exit_layer][1]
 
     def _reshape(self, model: Any, batch_size: int, sequence_length: int, *_: Any) -> Any:
-        """Set batch size and sequence length of every input but retention, which has neither."""
+        """Set batch size and sequence length of every input that has them."""
         shapes = {}
         for tensor in model.inputs:
             shape = tensor.get_partial_shape()
-            if RETENTION_INPUT not in tensor.get_names():
+            if not tensor.get_names() & {RETENTION_INPUT, SIZES_INPUT}:
                 shape[0], shape[1] = batch_size, sequence_length
             shapes[tensor] = shape
         model.reshape(shapes)
@@ -228,12 +244,12 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
             The model.
 
         Raises:
-            BackendError: If there is no exported model and `export` is False, or it takes no retention ratios.
+            BackendError: If there is no exported model and `export` is False, or it takes no budgets.
             CheckpointError: If the files are damaged, or the checkpoint is of another kind or has no trained span
                 head.
             ConfigurationError: If a field of the configuration is given for a model that is exported already.
         """
-        hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         options: dict[str, Any] = {"precision": precision, "device": device, "ov_config": ov_config}
         options |= {"dynamic_shapes": dynamic_shapes, "compile": compile}
         file = None if export else find_file(model_id, IR_NAME, hub)

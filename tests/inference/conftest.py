@@ -44,6 +44,27 @@ def exported(torch_model, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def answer_model() -> QuaLAMiniLMForQuestionAnswering:
+    """A model with early span heads."""
+    torch.manual_seed(0)
+    budgets = {
+        "late": {"retention": [1.0, 0.7, 0.7, 0.3]},
+        "shallow": {"retention": [1.0, 0.7, 0.7, 0.7], "exit_layer": 2},
+    }
+    return QuaLAMiniLMForQuestionAnswering(tiny_config(token_scoring="answer", budgets=budgets)).eval()
+
+
+@pytest.fixture(scope="session")
+def answer_exported(answer_model, tmp_path_factory) -> Path:
+    """Folder of that model, exported; read only."""
+    from optimum_qala.quantization.export import export_model
+
+    folder = tmp_path_factory.mktemp("answer")
+    export_model(answer_model, folder)
+    return folder
+
+
 @pytest.fixture
 def model(exported):
     from optimum_qala import OVQuaLAMiniLMForQuestionAnswering
