@@ -17,7 +17,15 @@ from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.quantization.configuration import IR_NAME, PRECISIONS, RETENTION_INPUT
 
 
-__all__ = ["PRECISION_KEY", "check_graph", "choose_precision", "find_file", "read_graph", "retention_of"]
+__all__ = [
+    "PRECISION_KEY",
+    "check_graph",
+    "check_plain_graph",
+    "choose_precision",
+    "find_file",
+    "read_graph",
+    "retention_of",
+]
 
 PRECISION_KEY = "INFERENCE_PRECISION_HINT"
 
@@ -49,6 +57,30 @@ def check_graph(graph: Any, config: Any) -> None:
         raise BackendError(
             f"the graph takes {shape} retention ratios, but config.json lets {expected} layers drop tokens "
             f"({list(config.dropping_layers)}); {IR_NAME} and config.json are not of the same export"
+        )
+
+
+def check_plain_graph(graph: Any) -> None:
+    """Raise unless a graph is a question answering model that takes no budgets.
+
+    Args:
+        graph: The graph.
+
+    Raises:
+        BackendError: If it has other inputs, or gives no start and end logits.
+    """
+    inputs = [min(tensor.get_names(), key=len) for tensor in graph.inputs]
+    if RETENTION_INPUT in inputs:
+        raise BackendError(
+            f"the graph has the input {RETENTION_INPUT!r}, so it takes budgets; load it with "
+            "OVQuaLAMiniLMForQuestionAnswering"
+        )
+    legal = {"input_ids", "attention_mask", "token_type_ids"}
+    outputs = {name for tensor in graph.outputs for name in tensor.get_names()}
+    if not {"input_ids", "attention_mask"} <= set(inputs) <= legal or not {"start_logits", "end_logits"} <= outputs:
+        raise BackendError(
+            f"the graph has the inputs {sorted(inputs)} and the outputs {sorted(outputs)}, so it is no question "
+            "answering model of the BERT kind; export one with optimum-cli export openvino --task question-answering"
         )
 
 
