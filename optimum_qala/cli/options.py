@@ -96,7 +96,8 @@ def resolve_budget(config: Any, budget: Any) -> LengthConfig | None:
         return resolved
     if budget not in (None, FULL_BUDGET):
         raise UnknownBudgetError(
-            f"a plain {config.model_type!r} model drops no tokens, so it has no budget {budget!r}, only {FULL_BUDGET!r}"
+            f"a plain {config.model_type!r} model drops no tokens, so it has no budget {budget!r}, only "
+            f"{FULL_BUDGET!r}"
         )
     return None
 

@@ -44,7 +44,7 @@ class BucketOptions:
     longest_bucket: int | None = None
     batch_sizes: tuple[int, ...] = (1,)
     batch_tokens: int = 2048
-    max_graphs: int = 64
+    max_graphs: int = 32
     performance_hint: str = "latency"
     cache_dir: str | Path | None = None
     threads: int | None = None

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from optimum_qala.errors import BackendError, ConfigurationError
 from optimum_qala.inference.bucket_options import BucketOptions
-from optimum_qala.inference.folding import input_types, is_static, output_names, specialize
+from optimum_qala.inference.folding import input_types, is_static, output_names, specialize, unpack_tables
 
 
 __all__ = ["BucketCounters", "BucketedRunner", "Plan", "Variant"]
@@ -130,10 +130,11 @@ class BucketedRunner:
         ov_config: Mapping[str, Any] | None = None,
         pad_token_id: int = 0,
     ) -> None:
-        self.model, self.options, self.device = model, options or BucketOptions(), device
+        self.options, self.device = options or BucketOptions(), device
         self.settings = self.options.runtime_settings(ov_config)
         self.pad_token_id = pad_token_id
         self._types, self._outputs = input_types(model), output_names(model)
+        self._model = unpack_tables(model, self._compute)
         self._graphs: OrderedDict[Any, Future[_Graph]] = OrderedDict()
         self._counters = BucketCounters()
         self._latest: _Graph | None = None
@@ -197,6 +198,7 @@ class BucketedRunner:
             ConfigurationError: If the sequences are longer than the longest bucket.
         """
         num_rows, width = self._check(inputs)
+        wanted = self._outputs if outputs is None else tuple(dict.fromkeys(outputs))
         bucket = self.options.bucket(width)
         results: dict[str, NDArray[Any]] = {}
         running: deque[_Job] = deque()
@@ -210,7 +212,7 @@ class BucketedRunner:
                     folded |= plan(batch["input_ids"], batch["attention_mask"])
                 if missing := [name for name in self._types if name not in inputs and name not in folded]:
                     raise BackendError(f"the graph needs {missing[0]!r}, which is neither an input nor a constant")
-                graph = self._find_graph(size, bucket, folded, outputs)
+                graph = self._find_graph(size, bucket, folded, wanted)
                 running.append(graph.start(batch, first, last))
                 # One batch more than there are streams, so that no stream waits for this thread.
                 while len(running) > (graph.num_streams if graph.num_streams > 1 else 0):
@@ -230,6 +232,8 @@ class BucketedRunner:
         lengths: Sequence[int] | None = None,
         batch_sizes: Sequence[int] | None = None,
         variants: Sequence[Variant] = (Variant(),),
+        *,
+        outputs: Sequence[str] | None = None,
     ) -> int:
         """Compile graphs before they are needed, and run each once.
 
@@ -237,6 +241,7 @@ class BucketedRunner:
             lengths: Lengths of sequences whose buckets are wanted; all up to the longest if None.
             batch_sizes: Rows of the calls that will come; every batch size of each bucket if None.
             variants: Constants and plans of these calls. The plans are given rows without padding.
+            outputs: As in `run`.
 
         Returns:
             How many graphs were compiled.
@@ -270,7 +275,7 @@ class BucketedRunner:
                     for name, value in ROW_INPUTS.items()
                     if name in self._types and name not in variant.constants
                 }
-                self.run(inputs, variant.constants, plan=variant.plan)
+                self.run(inputs, variant.constants, plan=variant.plan, outputs=outputs)
         return self._counters.compilations - before
 
     def _check(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
@@ -298,10 +303,10 @@ class BucketedRunner:
         return batch
 
     def _find_graph(
-        self, num_rows: int, length: int, constants: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None
+        self, num_rows: int, length: int, constants: Mapping[str, NDArray[Any]], outputs: tuple[str, ...]
     ) -> _Graph:
         values = [(name, str(array.dtype), array.shape, array.tobytes()) for name, array in sorted(constants.items())]
-        key = (num_rows, length, tuple(values), None if outputs is None else tuple(outputs))
+        key = (num_rows, length, tuple(values), outputs)
         with self._lock:
             future = self._graphs.get(key)
             is_new = future is None
@@ -328,14 +333,21 @@ class BucketedRunner:
             self._graphs.popitem(last=False)
             self._counters = replace(self._counters, evictions=self._counters.evictions + 1)
 
+    def _compute(self, model: Any) -> NDArray[Any]:
+        from optimum.intel.openvino.modeling_base import core
+
+        compiled = core.compile_model(model, self.device, {"INFERENCE_PRECISION_HINT": "f32"})
+        values: NDArray[Any] = compiled.create_infer_request().infer({})[0]
+        return values
+
     def _compile(
-        self, num_rows: int, length: int, constants: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None
+        self, num_rows: int, length: int, constants: Mapping[str, NDArray[Any]], outputs: tuple[str, ...]
     ) -> _Graph:
         from optimum.intel.openvino.modeling_base import core
 
         began = time.perf_counter()
         with self._clone_lock:
-            special = specialize(self.model, num_rows, length, constants, outputs)
+            special = specialize(self._model, num_rows, length, constants, outputs)
         try:
             compiled = core.compile_model(special, self.device, self.settings)
         except RuntimeError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from optimum_qala.errors import BackendError
 
 
-__all__ = ["input_types", "is_static", "output_names", "specialize"]
+__all__ = ["input_types", "is_static", "output_names", "specialize", "unpack_tables"]
 
 
 def input_types(graph: Any) -> dict[str, np.dtype[Any]]:
@@ -29,6 +29,44 @@ def input_types(graph: Any) -> dict[str, np.dtype[Any]]:
 def output_names(graph: Any) -> tuple[str, ...]:
     """List the outputs of a graph, in its order."""
     return tuple(_name(tensor) for tensor in graph.outputs)
+
+
+def unpack_tables(graph: Any, run_model: Callable[[Any], NDArray[Any]]) -> Any:
+    """Copy a graph with its 8-bit embedding tables written out in float.
+
+    Compiling would write them out too, but once for each compiled graph; as constants of this copy all share them.
+
+    Args:
+        graph: An `openvino.Model`.
+        run_model: Computes the output of a model that has no inputs.
+
+    Returns:
+        The copy.
+    """
+    from openvino import Model, opset13
+
+    copy = graph.clone()
+    for gather in [operation for operation in copy.get_ordered_ops() if operation.get_type_name() == "Gather"]:
+        table = gather.input_value(0)
+        if table.get_node().get_type_name() == "Constant" or _depends_on_input(table.get_node()):
+            continue
+        values = opset13.constant(run_model(Model([opset13.result(table)], [], "table")))
+        for target in table.get_target_inputs():
+            target.replace_source_output(values.output(0))
+    return copy
+
+
+def _depends_on_input(node: Any) -> bool:
+    """Tell whether a value depends on an input of the graph."""
+    waiting, seen = [node], set()
+    while waiting:
+        one = waiting.pop()
+        if one.get_type_name() == "Parameter":
+            return True
+        if one.get_name() not in seen:
+            seen.add(one.get_name())
+            waiting += [value.get_node() for value in one.input_values()]
+    return False
 
 
 def specialize(

@@ -27,6 +27,7 @@ from optimum.intel.openvino.modeling import OVModelForQuestionAnswering  # noqa:
 
 __all__ = ["OVSpanModel"]
 
+LOGITS = ("start_logits", "end_logits")
 _THREADS_KEY = "INFERENCE_NUM_THREADS"
 
 
@@ -165,7 +166,7 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
             UnknownBudgetError: If the model has no budget of that name.
         """
         variants = [Variant(self._constants(budget), self._plan(budget)) for budget in (budgets or [None])]
-        return self.runner.warm_up(lengths, batch_sizes, variants)
+        return self.runner.warm_up(lengths, batch_sizes, variants, outputs=LOGITS)
 
     def forward(
         self,
@@ -201,14 +202,13 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
         }
         if "token_type_ids" in self.input_names:
             inputs["token_type_ids"] = np.zeros_like(ids) if token_type_ids is None else np.asarray(token_type_ids)
-        names = ("start_logits", "end_logits")
         outputs: Any
         if self.buckets is None:
             self.compile()
             outputs = self._infer_request().infer(inputs | constants, share_inputs=True)
         else:
-            outputs = self.runner.run(inputs, constants, plan=self._plan(budget), outputs=names)
-        logits = [outputs[name] for name in names]
+            outputs = self.runner.run(inputs, constants, plan=self._plan(budget), outputs=LOGITS)
+        logits = [outputs[name] for name in LOGITS]
         start_logits, end_logits = logits if isinstance(input_ids, np.ndarray) else map(torch.from_numpy, logits)
         return QuestionAnsweringModelOutput(start_logits=start_logits, end_logits=end_logits)
 

@@ -92,7 +92,7 @@ def buckets(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--buckets", action="store_true", help="run in buckets")
     number(group, "--length-multiple", int, "pad to the next multiple of N tokens (default: 32)")
     number(group, "--batch-tokens", int, "tokens of a bulk batch (default: 2048)")
-    number(group, "--max-graphs", int, "compiled graphs that are kept (default: 64)")
+    number(group, "--max-graphs", int, "compiled graphs that are kept (default: 32)")
     switch(group, "--throughput", "performance_hint", "throughput", "run several batches side by side")
     group.add_argument("--cache-dir", metavar="FOLDER", help="keep compiled graphs here for the next start")
 
