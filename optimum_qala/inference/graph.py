@@ -20,7 +20,7 @@ from optimum_qala.quantization.configuration import IR_NAME, PRECISIONS, RETENTI
 __all__ = [
     "PRECISION_KEY",
     "check_graph",
-    "check_ids",
+    "check_plain_graph",
     "choose_precision",
     "cut_graph",
     "find_file",
@@ -90,28 +90,27 @@ def cut_graph(graph: Any, exit_layer: int | None) -> Any:
     return openvino.Model([copy.output(name) for name in logit_names(exit_layer)], copy.get_parameters())
 
 
-def check_ids(ids: NDArray[np.int64], config: QuaLAMiniLMConfig) -> None:
-    """Raise unless token ids fit a model: OpenVINO reads past the end of an embedding table without any error.
+def check_plain_graph(graph: Any) -> None:
+    """Raise unless a graph is a question answering model that takes no budgets.
 
     Args:
-        ids: Token ids. *Shape:* `(batch_size, sequence_length)`
-        config: Configuration of the model.
+        graph: The graph.
 
     Raises:
-        CheckpointError: If one is outside the vocabulary.
-        ConfigurationError: If there are more than the model has positions.
+        BackendError: If it has other inputs, or gives no start and end logits.
     """
-    limit = config.max_position_embeddings
-    limit -= (config.pad_token_id or 0) + 1 if config.position_scheme == "roberta" else 0
-    if ids.shape[1] > limit:
-        raise ConfigurationError(
-            f"a sequence of {ids.shape[1]} tokens exceeds the {limit} positions of the model; "
-            "use windows of at most that many tokens"
+    inputs = [min(tensor.get_names(), key=len) for tensor in graph.inputs]
+    if RETENTION_INPUT in inputs:
+        raise BackendError(
+            f"the graph has the input {RETENTION_INPUT!r}, so it takes budgets; load it with "
+            "OVQuaLAMiniLMForQuestionAnswering"
         )
-    if ids.size and not 0 <= ids.min() <= ids.max() < config.vocab_size:
-        raise CheckpointError(
-            f"input_ids go from {ids.min()} to {ids.max()}, but the model embeds tokens 0 to "
-            f"{config.vocab_size - 1}; use the tokenizer that the model was trained with"
+    legal = {"input_ids", "attention_mask", "token_type_ids"}
+    outputs = {name for tensor in graph.outputs for name in tensor.get_names()}
+    if not {"input_ids", "attention_mask"} <= set(inputs) <= legal or not {"start_logits", "end_logits"} <= outputs:
+        raise BackendError(
+            f"the graph has the inputs {sorted(inputs)} and the outputs {sorted(outputs)}, so it is no question "
+            "answering model of the BERT kind; export one with optimum-cli export openvino --task question-answering"
         )
 
 

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from huggingface_hub import CommitOperationAdd, HfApi
 from numpy.typing import NDArray
 from transformers import AutoConfig
-from transformers.modeling_outputs import QuestionAnsweringModelOutput
 from transformers.utils import logging
 
 from optimum_qala._compat import require
 from optimum_qala.checkpoints import load_backbone
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError
+from optimum_qala.inference.bucket_options import BucketOptions
+from optimum_qala.inference.buckets import Plan
 from optimum_qala.inference.graph import (
     PRECISION_KEY,
     check_graph,
-    check_ids,
-    choose_precision,
-    cut_graph,
     find_file,
     read_graph,
     retention_of,
 )
-from optimum_qala.inference.sizes import plan_sizes
+from optimum_qala.inference.sizes import plan_sizes, round_sizes
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.conversion import HUB_ARGUMENTS
 from optimum_qala.models.length_config import LengthConfig
@@ -39,15 +35,13 @@ from optimum_qala.quantization.configuration import (
     RETENTION_INPUT,
     SIZES_INPUT,
     OVQuaLAConfig,
-    logit_names,
 )
 from optimum_qala.quantization.cpu import describe_overflow_risk
 
 
 require("openvino", "OVQuaLAMiniLMForQuestionAnswering")
 
-from optimum.intel.openvino.modeling import OVModelForQuestionAnswering  # noqa: E402  # the message above first
-
+from optimum_qala.inference.span_model import OVSpanModel  # noqa: E402  # the message above first
 from optimum_qala.quantization.export import export_model  # noqa: E402
 
 
@@ -56,26 +50,29 @@ __all__ = ["OVQuaLAMiniLMForQuestionAnswering"]
 logger = logging.get_logger(__name__)
 
 
-class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: ignore[misc]
+class OVQuaLAMiniLMForQuestionAnswering(OVSpanModel):
     """A QuaLA-MiniLM that OpenVINO runs. Calls take the same `budget` as the torch model's.
 
     The graph is compiled by the first call, and another one, without the layers that do not run, by the first call at
-    a budget that stops early. Threads may share a model: each runs infer requests of its own. A thread that needs
-    another budget than the others names it in the call; `set_budget` changes it for all.
+    a budget that stops early; with `buckets`, one for each bucket and budget by the first call that needs it. Threads
+    may share a model: each runs infer requests of its own. A thread that needs another budget than the others names it
+    in the call; `set_budget` changes it for all.
 
     Args:
         model: The graph, with its `retention` and `sizes` inputs.
         config: Configuration of the model.
+        quantization: How the model was quantized, if it was.
+        buckets: Options of the buckets, True for the defaults, False for one graph of any shape.
         precision: What float operations run in: "f32", or "bf16" where the CPU has it. Int8 operations are int8 either
             way. "f32" by default, because OpenVINO otherwise runs float models in bf16 on CPUs that have it.
         ov_config: OpenVINO's own settings, such as {"INFERENCE_NUM_THREADS": 1}.
-        quantization: How the model was quantized, if it was.
         kwargs: Passed on to `OVModelForQuestionAnswering`: `device`, `dynamic_shapes`, `compile` (False by default).
 
     Raises:
         BackendError: If the graph's inputs or outputs are not those that the configuration asks for, or if the CPU
             lacks the precision.
-        ConfigurationError: If `precision` is not one of `PRECISIONS`, or contradicts `ov_config`.
+        ConfigurationError: If `precision` is not one of `PRECISIONS`, `buckets` are no `BucketOptions`, or `ov_config`
+            contradicts one of them.
     """
 
     def __init__(
@@ -83,40 +80,16 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         model: Any,
         config: QuaLAMiniLMConfig,
         *,
+        quantization: OVQuaLAConfig | None = None,
+        buckets: BucketOptions | bool | None = None,
         precision: str | None = None,
         ov_config: dict[str, Any] | None = None,
-        quantization: OVQuaLAConfig | None = None,
         **kwargs: Any,
     ) -> None:
         check_graph(model, config)
-        ov_config = dict(ov_config or {})
-        ov_config[PRECISION_KEY] = choose_precision(precision, ov_config.get(PRECISION_KEY))
         self.quantization = quantization
         self._budget: LengthConfig | None = None
-        self._compiled: dict[int | None, Any] = {}
-        self._compile_lock = threading.Lock()
-        self._local = threading.local()
-        super().__init__(model, config, ov_config=ov_config, **({"compile": False} | kwargs))
-
-    @property
-    def request(self) -> Any:
-        """The compiled graph of all layers; None until it is compiled."""
-        return self._compiled.get(None)
-
-    @request.setter
-    def request(self, compiled: Any) -> None:
-        # Upstream takes it away wherever the graph changes, which holds for every exit.
-        self._compiled = {} if compiled is None else {None: compiled}
-
-    @property
-    def precision(self) -> str:
-        """What float operations run in: as OpenVINO reports once the graph is compiled, as asked for before."""
-        if self.request is None:
-            return str(self.ov_config[PRECISION_KEY])
-        names = {"f32": "f32", "float": "f32", "bf16": "bf16", "bfloat16": "bf16"}
-        reported = self.request.get_property(PRECISION_KEY)
-        reported = reported.get_type_name() if hasattr(reported, "get_type_name") else str(reported)
-        return names.get(reported, reported)
+        super().__init__(model, config, buckets=buckets, precision=precision, ov_config=ov_config, **kwargs)
 
     @property
     def budget(self) -> LengthConfig | None:
@@ -136,69 +109,35 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         """
         self._budget = self.config.resolve_budget(budget)
 
-    def forward(
-        self,
-        input_ids: torch.Tensor | NDArray[np.int64],
-        attention_mask: torch.Tensor | NDArray[np.int64] | None = None,
-        token_type_ids: torch.Tensor | NDArray[np.int64] | None = None,
-        budget: Any = None,
-    ) -> QuestionAnsweringModelOutput:
-        """Score every token as the start and as the end of the answer.
+    def _resolve(self, budget: Any) -> LengthConfig | None:
+        return self._budget if budget is None else self.config.resolve_budget(budget)  # type: ignore[no-any-return]
 
-        Args:
-            input_ids: Token ids. *Shape:* `(batch_size, sequence_length)`
-            attention_mask: 1 for real tokens; all if None. *Shape:* `(batch_size, sequence_length)`
-            token_type_ids: Zeros if None; not read by a model that has one segment. *Shape:* as `input_ids`
-            budget: As in `set_budget`; None takes what `set_budget` chose.
+    def _constants(self, budget: Any) -> dict[str, NDArray[Any]]:
+        return {RETENTION_INPUT: retention_of(self._resolve(budget), self.config.dropping_layers)}
 
-        Returns:
-            Start and end logits, `(batch_size, sequence_length)` each, of the kind (torch or numpy) that was given.
+    def _plan(self, budget: Any) -> Plan:
+        length_config = self._resolve(budget)
 
-        Raises:
-            CheckpointError: If a token id is outside the vocabulary.
-            ConfigurationError: If the sequence is too long.
-            LengthConfigError: If the budget does not fit the model.
-            UnknownBudgetError: If the model has no budget of that name.
-        """
-        length_config = self._budget if budget is None else self.config.resolve_budget(budget)
-        ids = np.asarray(input_ids)
-        check_ids(ids, self.config)
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask),
-            RETENTION_INPUT: retention_of(length_config, self.config.dropping_layers),
-        }
-        inputs[SIZES_INPUT] = plan_sizes(ids, inputs["attention_mask"], self.config, length_config)
-        if "token_type_ids" in self.input_names:
-            inputs["token_type_ids"] = np.zeros_like(ids) if token_type_ids is None else np.asarray(token_type_ids)
-        exit_layer = None if length_config is None else length_config.exit_layer
-        outputs = self._infer_request(exit_layer).infer(inputs, share_inputs=True)
-        logits = [outputs[name] for name in logit_names(exit_layer)]
-        start_logits, end_logits = logits if isinstance(input_ids, np.ndarray) else map(torch.from_numpy, logits)
-        return QuestionAnsweringModelOutput(start_logits=start_logits, end_logits=end_logits)
+        def plan(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+            sizes = plan_sizes(input_ids, attention_mask, self.config, length_config)
+            if self.buckets is not None:
+                sizes = round_sizes(sizes, input_ids.shape[1], self.config, length_config)
+            return {SIZES_INPUT: sizes}
 
-    def compile(self, exit_layer: int | None = None) -> None:
-        """Compile a graph if it is not compiled yet; the first call that needs it does it otherwise.
+        return plan
 
-        Args:
-            exit_layer: Number of layers that the graph runs; all if None.
-        """
-        with self._compile_lock:
-            if exit_layer not in self._compiled:
-                graph = cut_graph(self.model, exit_layer)
-                self._compiled[exit_layer] = self._compile_model(
-                    graph, self._device, {**self.ov_config}, self.model_save_dir
-                )
+    def _usual_plan(self, budget: Any) -> Plan:
+        length_config = self._resolve(budget)
 
-    def _infer_request(self, exit_layer: int | None) -> Any:
-        """Return the calling thread's request, for a compiled model itself shares one among all callers."""
-        if exit_layer not in self._compiled:
-            self.compile(exit_layer)
-        compiled = self._compiled[exit_layer]
-        requests = vars(self._local).setdefault("requests", {})
-        if exit_layer not in requests or requests[exit_layer][0] is not compiled:
-            requests[exit_layer] = compiled, compiled.create_infer_request()
-        return requests[exit_layer][1]
+        def plan(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+            least = np.ones(1 + len(self.config.dropping_layers), dtype=np.int64)
+            return {SIZES_INPUT: round_sizes(least, input_ids.shape[1], self.config, length_config)}
+
+        return plan
+
+    def _exit_layer(self, budget: Any) -> int | None:
+        length_config = self._resolve(budget)
+        return None if length_config is None else length_config.exit_layer
 
     def _reshape(self, model: Any, batch_size: int, sequence_length: int, *_: Any) -> Any:
         """Set batch size and sequence length of every input that has them."""
@@ -218,6 +157,7 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         export: bool | None = None,
         *,
         config: QuaLAMiniLMConfig | None = None,
+        buckets: BucketOptions | bool | None = None,
         precision: str | None = None,
         device: str = "CPU",
         ov_config: dict[str, Any] | None = None,
@@ -232,6 +172,7 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
             export: False loads `openvino_model.xml`; True exports the torch checkpoint, of a QuaLA-MiniLM or of a
                 plain BERT, RoBERTa or XLM-R, even if there is an exported model; None exports if there is none.
             config: Configuration to use instead of the stored one.
+            buckets: See the class.
             precision: See the class; by default that of a quantized model's `OVQuaLAConfig`.
             device: OpenVINO device.
             ov_config: See the class.
@@ -250,7 +191,12 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
             ConfigurationError: If a field of the configuration is given for a model that is exported already.
         """
         hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
-        options: dict[str, Any] = {"precision": precision, "device": device, "ov_config": ov_config}
+        options: dict[str, Any] = {
+            "buckets": buckets,
+            "precision": precision,
+            "device": device,
+            "ov_config": ov_config,
+        }
         options |= {"dynamic_shapes": dynamic_shapes, "compile": compile}
         file = None if export else find_file(model_id, IR_NAME, hub)
         if file is None and export is False:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,10 @@ from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.length_config import CEIL_TOLERANCE, LengthConfig
 
 
-__all__ = ["plan_sizes"]
+__all__ = ["plan_sizes", "round_sizes"]
+
+# Sizes that a budget alone does not bound are rounded up to a multiple of this.
+ROUNDED_TO = 32
 
 
 def plan_sizes(
@@ -55,3 +60,39 @@ def plan_sizes(
         sizes.append(int(num_kept.max()))
         num_tokens = np.minimum(num_kept, num_tokens)
     return np.array(sizes, dtype=np.int64)
+
+
+def round_sizes(
+    sizes: NDArray[np.int64],
+    sequence_length: int,
+    config: QuaLAMiniLMConfig,
+    length_config: LengthConfig | None,
+) -> NDArray[np.int64]:
+    """Round sizes up, so that nearly all batches of one padded length have the same ones.
+
+    A sample of at most `sequence_length` tokens keeps at most its share of them, whatever its length, unless it keeps
+    more because of a long question. Only then do the sizes depend on the batch.
+
+    Args:
+        sizes: What `plan_sizes` counted. *Shape:* `(1 + num_dropping_layers,)`
+        sequence_length: Padded length of the batch.
+        config: Configuration of the graph.
+        length_config: The budget, or None for full length.
+
+    Returns:
+        Sizes at least as large, which give the same logits. *Shape:* `(1 + num_dropping_layers,)`
+    """
+    num_rows = _round_up(int(sizes[0]), sequence_length) if config.score_source == "question" else int(sizes[0])
+    rounded, widest = [num_rows], sequence_length
+    for layer, size in zip(config.dropping_layers, sizes[1:].tolist(), strict=True):
+        ratio = 1.0 if length_config is None else length_config.retention[layer]
+        # The share of a full row, as `plan_sizes` counts it; what exceeds it does so for the sake of the question.
+        share = math.ceil(np.float32(sequence_length) * np.float32(ratio) - np.float32(CEIL_TOLERANCE))
+        share = max(share, config.min_tokens)
+        widest = min(widest, share if size <= share else _round_up(size, sequence_length))
+        rounded.append(widest)
+    return np.array(rounded, dtype=np.int64)
+
+
+def _round_up(size: int, limit: int) -> int:
+    return min(limit, -(-size // ROUNDED_TO) * ROUNDED_TO)

@@ -73,7 +73,7 @@ def find_outlier_neurons(
     Raises:
         DataError: If there are no samples.
     """
-    layers = model.quala.encoder.layer
+    layers: Any = model.quala.encoder.layer
     largest: dict[int, Tensor] = {}
 
     def record(index: int) -> Any:
@@ -128,7 +128,7 @@ def split_outlier_neurons(
         The same model.
     """
     for index, chosen in neurons.items():
-        layer = model.quala.encoder.layer[index]
+        layer: Any = model.quala.encoder.layer[index]
         up, down = layer.intermediate.dense, layer.output.dense
         rows = torch.as_tensor(list(chosen))
         branch_up = nn.Linear(up.in_features, len(rows), bias=True)

@@ -10,7 +10,7 @@ import torch
 
 from optimum_qala import LengthConfig, QuaLAMiniLMForQuestionAnswering
 from optimum_qala.inference.graph import retention_of
-from optimum_qala.inference.sizes import plan_sizes
+from optimum_qala.inference.sizes import plan_sizes, round_sizes
 from optimum_qala.models.layers import QuaLAMiniLMSelfAttention
 from tests.conftest import tiny_config
 from tests.inference.batches import random_retention
@@ -99,3 +99,33 @@ def test_plan_of_an_empty_batch_keeps_one_entry():
     batch = make_batch([10, 10])
     batch["attention_mask"][:] = 0
     assert plan(tiny_config(), batch, LengthConfig((0.5,) * 4)).tolist() == [1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("scoring", ["question", "answer"])
+def test_rounded_sizes_hold_the_planned_ones_and_hardly_vary(scoring):
+    config = tiny_config(token_scoring=scoring)
+    for seed in range(60):
+        rng = random.Random(seed)
+        length_config = LengthConfig(tuple(random_retention(seed, 4)))
+        seen = set()
+        for number in range(5):
+            lengths = [rng.randint(8, 96) for _ in range(3)]
+            questions = [rng.randint(1, 4) for _ in lengths]
+            batch = make_batch(lengths, questions, pad_to=96, seed=number)
+            sizes = plan(config, batch, length_config)
+            rounded = round_sizes(sizes, 96, config, length_config)
+            assert (rounded >= sizes).all()
+            assert (np.diff(rounded[1:]) <= 0).all()
+            assert rounded.max() <= 96
+            seen.add(rounded.tobytes())
+        assert len(seen) == 1  # short questions exceed no budget
+
+
+def test_rounded_sizes_of_long_questions_are_multiples():
+    config = tiny_config()
+    batch = make_batch([90], [40], pad_to=96, seed=0)
+    length_config = LengthConfig((1.0, 0.5, 0.2, 0.1))
+    sizes = plan(config, batch, length_config)
+    assert sizes.tolist() == [42, 90, 45, 43, 43]
+    assert round_sizes(sizes, 96, config, length_config).tolist() == [64, 96, 48, 48, 48]
+    assert round_sizes(sizes, 96, config, None).tolist() == [64, 96, 96, 96, 96]

@@ -32,7 +32,7 @@ def number(parser: argparse._ActionsContainer, flag: str, kind: type, help_text:
     parser.add_argument(flag, type=kind, metavar="N" if kind is int else "X", help=help_text, **options)
 
 
-def switch(parser: argparse._ActionsContainer, flag: str, dest: str, value: bool, help_text: str) -> None:
+def switch(parser: argparse._ActionsContainer, flag: str, dest: str, value: bool | str, help_text: str) -> None:
     parser.add_argument(flag, dest=dest, action="store_const", const=value, help=help_text)
 
 
@@ -83,6 +83,18 @@ def decoding(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 def batching(parser: argparse.ArgumentParser) -> None:
     number(parser, "--batch-size", int, "windows per batch (default: 32)")
+
+
+def buckets(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "buckets", "Any of these runs an OpenVINO graph of its own for each padded length, compiled on first use."
+    )
+    group.add_argument("--buckets", action="store_true", help="run in buckets")
+    number(group, "--length-multiple", int, "pad to the next multiple of N tokens (default: 32)")
+    number(group, "--batch-tokens", int, "tokens of a bulk batch (default: 2048)")
+    number(group, "--max-graphs", int, "compiled graphs that are kept (default: 32)")
+    switch(group, "--throughput", "performance_hint", "throughput", "run several batches side by side")
+    group.add_argument("--cache-dir", metavar="FOLDER", help="keep compiled graphs here for the next start")
 
 
 def steps(parser: argparse.ArgumentParser) -> None:
