@@ -13,7 +13,8 @@ from optimum_qala.models.length_config import CEIL_TOLERANCE, LengthConfig
 
 __all__ = ["plan_sizes", "round_sizes"]
 
-# Sizes that a budget alone does not bound are rounded up to a multiple of this.
+# Sizes that a budget alone does not bound are rounded up to a multiple of this, and smaller ones up to this: narrower
+# tensors would hardly be faster.
 ROUNDED_TO = 32
 
 
@@ -88,7 +89,7 @@ def round_sizes(
         ratio = 1.0 if length_config is None else length_config.retention[layer]
         # The share of a full row, as `plan_sizes` counts it; what exceeds it does so for the sake of the question.
         share = math.ceil(np.float32(sequence_length) * np.float32(ratio) - np.float32(CEIL_TOLERANCE))
-        share = max(share, config.min_tokens)
+        share = max(share, config.min_tokens, min(ROUNDED_TO, sequence_length))  # a usual question fits
         widest = min(widest, share if size <= share else _round_up(size, sequence_length))
         rounded.append(widest)
     return np.array(rounded, dtype=np.int64)

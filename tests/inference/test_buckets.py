@@ -68,6 +68,11 @@ def batch(seed, batch_size, length):
     return {name: tensor.numpy() for name, tensor in random_batch(seed, batch_size, length).items()}
 
 
+def of_budget(ratios, length):
+    """The further inputs of a graph that takes budgets, at sizes that hold any batch of that length."""
+    return {"retention": np.array(ratios, dtype=np.float32), "sizes": np.full(5, length, dtype=np.int64)}
+
+
 def ones(batch_size, length):
     """A batch without padding, of any length."""
     shape = (batch_size, length)
@@ -93,13 +98,13 @@ def test_logits_equal_the_graph_of_any_shape(runner, reference, hint):
 
 
 def test_folded_retention_gives_the_logits_of_the_graph_that_takes_it(runner, adaptive_graph, adaptive_reference):
-    """Widths may depend on the batch inside the graph, so that it stays dynamic; it must run all the same."""
     bucketed = runner(adaptive_graph, batch_tokens=128)
     different = []
     for seed in range(12):
         inputs = batch(seed, 1 + seed % 4, 20 + 9 * (seed % 5))
-        retention = {"retention": np.array(random_retention(seed, 4), dtype=np.float32)}
-        actual, expected = bucketed.run(inputs, retention), adaptive_reference(inputs | retention)
+        retention = random_retention(seed, 4)
+        expected = adaptive_reference(inputs | of_budget(retention, inputs["input_ids"].shape[1]))
+        actual = bucketed.run(inputs, of_budget(retention, inputs["input_ids"].shape[1]))
         gap = np.abs(actual["start_logits"] - expected["start_logits"]) * inputs["attention_mask"]
         different += (gap.max(axis=1) > 1e-4).tolist()
     assert sum(different) <= 1  # two tokens whose scores differ by less than rounding may swap places
@@ -176,9 +181,8 @@ class TestCompilation:
 
     def test_constants_have_graphs_of_their_own(self, runner, adaptive_graph):
         bucketed = runner(adaptive_graph)
-        full, half = (np.full(4, ratio, dtype=np.float32) for ratio in (1.0, 0.5))
-        for retention in (full, half, full.copy(), half.copy()):
-            bucketed.run(ones(1, 20), {"retention": retention})
+        for ratio in (1.0, 0.5, 1.0, 0.5):
+            bucketed.run(ones(1, 20), of_budget([ratio] * 4, 20))
         assert (bucketed.counters.compilations, bucketed.counters.hits) == (2, 2)
 
     def test_least_recently_used_graph_is_dropped(self, runner):
@@ -217,11 +221,10 @@ class TestCompilation:
 
     def test_cache_does_not_mix_constants_up(self, runner, adaptive_graph, tmp_path):
         inputs = batch(6, 1, 20)
-        ratios = [np.full(4, ratio, dtype=np.float32) for ratio in (1.0, 0.3)]
         first, second = (
             [
-                runner(adaptive_graph, cache_dir=tmp_path).run(inputs, {"retention": one})["end_logits"]
-                for one in ratios
+                runner(adaptive_graph, cache_dir=tmp_path).run(inputs, of_budget([ratio] * 4, 20))["end_logits"]
+                for ratio in (1.0, 0.3)
             ]
             for _ in range(2)
         )
@@ -237,13 +240,12 @@ class TestPlan:
 
         def plan(ids, mask):
             seen.append((ids.shape, mask.sum(axis=1).tolist()))
-            return {"retention": np.full(4, 1.0 if ids.shape[1] == 32 else 0.5, dtype=np.float32)}
+            return of_budget([1.0 if ids.shape[1] == 32 else 0.5] * 4, ids.shape[1])
 
         bucketed = runner(adaptive_graph, batch_tokens=128)
         for length, ratio in ((20, 1.0), (50, 0.5)):
             inputs = ones(2, length)
-            constants = {"retention": np.full(4, ratio, dtype=np.float32)}
-            expected = adaptive_reference(inputs | constants)
+            expected = adaptive_reference(inputs | of_budget([ratio] * 4, length))
             assert_same(bucketed.run(inputs, plan=plan), expected, inputs["attention_mask"], 1e-4)
         assert seen == [((1, 32), [20])] * 2 + [((2, 64), [50, 50])]
 
@@ -251,7 +253,7 @@ class TestPlan:
         from optimum_qala.inference.buckets import Variant
 
         def plan(ids, mask):
-            return {"retention": np.full(4, 0.5, dtype=np.float32)}
+            return of_budget([0.5] * 4, ids.shape[1])
 
         bucketed = runner(adaptive_graph)
         assert bucketed.warm_up([20], [1], [Variant(plan=plan)]) == 1

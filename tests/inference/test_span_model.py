@@ -32,10 +32,10 @@ def test_logits_equal_those_without_buckets(bucketed, model, budget):
 
 
 @pytest.mark.parametrize("budget", ["full", "late", "shallow", "1,0.5,0.4,0.4@3"])
-def test_exits_in_buckets_equal_those_without(answer_folder, budget):
-    plain = OVQuaLAMiniLMForQuestionAnswering.from_pretrained(answer_folder)
+def test_exits_in_buckets_equal_those_without(answer_exported, budget):
+    plain = OVQuaLAMiniLMForQuestionAnswering.from_pretrained(answer_exported)
     bucketed = OVQuaLAMiniLMForQuestionAnswering.from_pretrained(
-        answer_folder, buckets=BucketOptions(batch_tokens=256)
+        answer_exported, buckets=BucketOptions(batch_tokens=256)
     )
     for seed in range(4):
         batch = random_batch(seed, 1 + seed, 12 + 13 * seed)
