@@ -20,6 +20,8 @@ from optimum_qala.version import __version__
 
 # Public name -> module that defines it, loaded when the name is first used.
 _LAZY = {
+    "BucketOptions": "optimum_qala.inference.bucket_options",
+    "OVBucketedModelForQuestionAnswering": "optimum_qala.inference.plain",
     "OVQuaLAConfig": "optimum_qala.quantization.configuration",
     "OVQuaLAMiniLMForQuestionAnswering": "optimum_qala.inference.openvino",
     "OVQuaLAQuantizer": "optimum_qala.quantization.openvino",
@@ -28,7 +30,9 @@ _LAZY = {
 }
 
 __all__ = [
+    "BucketOptions",
     "LengthConfig",
+    "OVBucketedModelForQuestionAnswering",
     "OVQuaLAConfig",
     "OVQuaLAMiniLMForQuestionAnswering",
     "OVQuaLAQuantizer",

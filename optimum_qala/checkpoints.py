@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from optimum_qala.errors import CheckpointError
-from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering
+from optimum_qala.models.modeling_quala_minilm import SPAN_HEADS, QuaLAMiniLMForQuestionAnswering
 
 
 # Parameters that a checkpoint without a span head lacks: fine-tuning creates them.
@@ -23,7 +23,8 @@ class KeyReport:
     """Which parameters a checkpoint and the model do not share.
 
     Args:
-        missing: Parameters of the model that the checkpoint lacks; they were initialised at random.
+        missing: Parameters of the model that the checkpoint lacks; they were initialised at random, early span heads
+            as copies of the span head.
         unexpected: Parameters of the checkpoint that the model has no place for; they were ignored.
         mismatched: Parameters of another shape; they were initialised at random.
     """
@@ -36,6 +37,11 @@ class KeyReport:
     def has_new_head(self) -> bool:
         """True if the span head was initialised at random, so that the model must be fine-tuned before use."""
         return bool(HEAD_KEYS & {*self.missing, *self.mismatched})
+
+    @property
+    def has_new_span_heads(self) -> bool:
+        """True if an early span head is a copy of the span head, so that it has not been trained where it reads."""
+        return any(SPAN_HEADS in name for name in (*self.missing, *self.mismatched))
 
 
 def load_backbone(path: str | Path, **config_overrides: Any) -> tuple[QuaLAMiniLMForQuestionAnswering, KeyReport]:
@@ -63,7 +69,7 @@ def load_backbone(path: str | Path, **config_overrides: Any) -> tuple[QuaLAMiniL
         unexpected=tuple(sorted(info["unexpected_keys"])),
         mismatched=tuple(sorted(str(key[0]) for key in info["mismatched_keys"])),
     )
-    lost = sorted({*report.missing, *report.mismatched} - HEAD_KEYS)
+    lost = sorted(name for name in {*report.missing, *report.mismatched} - HEAD_KEYS if SPAN_HEADS not in name)
     surplus = [name for name in report.unexpected if "encoder.layer." in name]
     if "num_hidden_layers" in config_overrides:
         surplus = []  # the caller wants a shallower model

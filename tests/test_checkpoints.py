@@ -115,6 +115,18 @@ def test_load_backbone_reports_unexpected_parameters(tmp_path):
     assert report == KeyReport((), ("extra.weight",), ())
 
 
+def test_load_backbone_reports_new_span_heads(tmp_path):
+    BertForQuestionAnswering(BertConfig(**SIZES)).save_pretrained(tmp_path / "plain")
+    model, report = load_backbone(tmp_path / "plain", token_scoring="answer")
+    assert report.missing[0] == "quala.encoder.span_heads.0.bias"
+    assert report.has_new_span_heads
+    assert not report.has_new_head
+    model.save_pretrained(tmp_path / "own")
+    report = load_backbone(tmp_path / "own")[1]
+    assert report == KeyReport((), (), ())
+    assert not report.has_new_span_heads
+
+
 def test_load_backbone_reads_old_names_of_norms(tmp_path):
     """Checkpoints converted from TensorFlow call the LayerNorm's parameters gamma and beta."""
     BertForQuestionAnswering(BertConfig(**SIZES)).save_pretrained(tmp_path)

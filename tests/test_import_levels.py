@@ -35,7 +35,7 @@ LEVELS = (
         "training.sampling",
         "quantization.configuration",
     ),
-    ("distillation.", "inference.graph"),
+    ("distillation.", "inference.graph", "inference.sizes"),
     (
         "training.",
         "search.",
@@ -59,7 +59,7 @@ CORE_DEPENDENCIES = {"torch", "transformers", "accelerate", "numpy", "huggingfac
 MODEL_DEPENDENCIES = {"torch", "transformers"}
 # Modules that define subclasses of a back end's classes, hence import it at the top. They check that it is installed
 # before, and nothing imports them before they are used.
-BACKEND_DEPENDENCIES = {"inference.openvino": {"optimum"}, "quantization.export": {"optimum"}}
+BACKEND_DEPENDENCIES = {"inference.span_model": {"optimum"}, "quantization.export": {"optimum"}}
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def test_violation_is_found(module, source, expected):
     ("module", "source"),
     [
         ("optimum_qala.search.evolution", "from optimum_qala.models.length_config import LengthConfig"),
-        ("optimum_qala.inference.openvino", "from optimum.intel.openvino.modeling import OVModel"),
+        ("optimum_qala.inference.span_model", "from optimum.intel.openvino.modeling import OVModel"),
         ("optimum_qala.training.trainer", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import datasets"),
         ("optimum_qala.models.modeling_quala_minilm", "from .errors import ConfigurationError"),
     ],

@@ -250,7 +250,7 @@ def class_fields(node: ast.ClassDef, module: str) -> list[tuple[str, str, str]]:
 
 
 def _methods(node: ast.ClassDef, module: str) -> list[ast.FunctionDef]:
-    """List the public methods of a class, then those of its base classes in the same module."""
+    """List the public methods of a class, then those of its base classes in this package."""
     found = {
         item.name: item
         for item in node.body
@@ -262,6 +262,13 @@ def _methods(node: ast.ClassDef, module: str) -> list[ast.FunctionDef]:
         for other in module_tree(module).body:
             if isinstance(other, ast.ClassDef) and other.name == ast.unparse(base):
                 found = {method.name: method for method in _methods(other, module)} | found
+            elif isinstance(other, ast.ImportFrom) and (other.module or "").startswith("optimum_qala."):
+                for alias in other.names:
+                    if alias.name == ast.unparse(base):
+                        place = str(other.module)
+                        inherited = definition(f"{place}:{alias.name}")
+                        if isinstance(inherited, ast.ClassDef):
+                            found = {method.name: method for method in _methods(inherited, place)} | found
     return list(found.values())
 
 

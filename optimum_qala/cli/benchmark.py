@@ -8,8 +8,8 @@ from typing import Any
 
 from optimum_qala._folders import new_folder
 from optimum_qala.cli.console import Console, format_table
-from optimum_qala.cli.loading import LoadedModel, load_model, load_peer
-from optimum_qala.cli.options import chosen_budgets, given, window_options
+from optimum_qala.cli.loading import LoadedModel, load_model
+from optimum_qala.cli.options import bucket_options, chosen_budgets, given, window_options
 from optimum_qala.cli.outputs import write_json
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
@@ -40,8 +40,11 @@ def run(args: Namespace, console: Console) -> None:
     records = load_records(args.data, require_answers=True, limit=getattr(args, "limit", None))
     with new_folder(args.output) as folder:
         threads = getattr(args, "threads", None)
-        loaded = load_model(args.model, getattr(args, "backend", None), threads=threads)
-        peers = {path: load_peer(path, threads=threads) for path in getattr(args, "peer", [])}
+        buckets = bucket_options(args)
+        loaded = load_model(args.model, getattr(args, "backend", None), threads=threads, buckets=buckets)
+        peers = {path: load_model(path, threads=threads) for path in getattr(args, "peer", [])}
+        if buckets is not None:  # a model in buckets beside one that is not would be no fair comparison
+            peers |= {f"{path} in buckets": load_model(path, threads=threads, buckets=buckets) for path in peers}
         budgets = chosen_budgets(args, loaded.model.config)
         windows = window_options(args, min(one.capacity for one in (loaded, *peers.values())))
         report = {"model": args.model, "data": args.data} | benchmark(
@@ -115,12 +118,19 @@ def benchmark(
             precision=model.precision,
             threads=model.threads,
             baseline=FULL_BUDGET,
+            padding=model.padding,
         )
         for name, (model, budget) in entries.items()
     ]
     windows = make_windows(records, loaded.tokenizer, window_options)
+    dropped = _num_evictions(entries)
     with console.progress(count_passes(options), "measure", "pass") as bar:
         rows = measure(candidates, windows, options, bar.update)
+    if dropped := _num_evictions(entries) - dropped:
+        console.info(
+            f"warning: {dropped} compiled graphs were dropped while measuring, so some times include compiling them "
+            "again; raise --max-graphs"
+        )
     return {
         "machine": describe_machine(),
         "num_questions": len(records),
@@ -130,6 +140,11 @@ def benchmark(
         "repeats": options.repeats,
         "rows": [{**row.as_dict(), "f1": f1[row.name]} for row in rows],
     }
+
+
+def _num_evictions(entries: dict[str, tuple[LoadedModel, str]]) -> int:
+    models = {id(one.model): one.model for one, _ in entries.values() if one.padding is not None}
+    return sum(model.bucket_counters.evictions for model in models.values())
 
 
 def result_table(report: dict[str, Any]) -> str:

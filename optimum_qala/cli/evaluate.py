@@ -9,7 +9,14 @@ from typing import Any
 
 from optimum_qala.cli.console import Console, format_table
 from optimum_qala.cli.loading import load_model
-from optimum_qala.cli.options import chosen_budgets, decode_options, window_options
+from optimum_qala.cli.options import (
+    BUCKET_FLAGS,
+    bucket_options,
+    chosen_budgets,
+    decode_options,
+    resolve_budget,
+    window_options,
+)
 from optimum_qala.errors import ConfigurationError, DataError
 from optimum_qala.question_answering.metrics import score_predictions
 from optimum_qala.question_answering.predictor import evaluate
@@ -37,10 +44,10 @@ def run(args: Namespace, console: Console) -> None:
 
 
 def _score_file(args: Namespace) -> dict[str, Any]:
-    useless = [name for name in (*_MODEL_FLAGS, *_DECODING_FLAGS) if hasattr(args, name)]
+    useless = [name for name in (*_MODEL_FLAGS, *_DECODING_FLAGS, *BUCKET_FLAGS) if hasattr(args, name)]
     if useless:
-        flag = useless[0].replace("_", "-")
-        raise ConfigurationError(f"--{flag} needs --model: --predictions scores texts as they are")
+        flag = BUCKET_FLAGS.get(useless[0], f"--{useless[0].replace('_', '-')}")
+        raise ConfigurationError(f"{flag} needs --model: --predictions scores texts as they are")
     records = load_records(args.data, require_answers=True, limit=getattr(args, "limit", None))
     return {
         "predictions": args.predictions,
@@ -52,7 +59,12 @@ def _score_file(args: Namespace) -> dict[str, Any]:
 def _score_model(args: Namespace, console: Console) -> dict[str, Any]:
     # Data first: it is read in a moment, and a mistake in it should not cost the time to load a model.
     records = load_records(args.data, require_answers=True, limit=getattr(args, "limit", None))
-    loaded = load_model(args.model, getattr(args, "backend", None), bulk=getattr(args, "batch_size", None) != 1)
+    loaded = load_model(
+        args.model,
+        getattr(args, "backend", None),
+        buckets=bucket_options(args),
+        bulk=getattr(args, "batch_size", None) != 1,
+    )
     budgets = chosen_budgets(args, loaded.model.config)
     windows, decoding = window_options(args, loaded.capacity), decode_options(args)
     batching = {"batch_size": args.batch_size} if hasattr(args, "batch_size") else {}
@@ -76,8 +88,8 @@ def _score_model(args: Namespace, console: Console) -> dict[str, Any]:
                 progress=bar.update,
                 **batching,
             )
-        length_config = loaded.model.config.resolve_budget(budget)
-        scores[budget]["retention"] = None if length_config is None else list(length_config.retention)
+        length_config = resolve_budget(loaded.model.config, budget)
+        scores[budget] |= {"retention": None} if length_config is None else length_config.to_budget()
     result: dict[str, Any] = {"model": args.model, "backend": loaded.backend, "data": args.data, "budgets": scores}
     if len(budgets) == 1:
         # A script that asks for one budget need not know its name again.

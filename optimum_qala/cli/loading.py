@@ -17,6 +17,7 @@ from transformers.utils import logging
 from optimum_qala._compat import require
 from optimum_qala.checkpoints import check_tokenizer, load_backbone
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError, QuaLAError
+from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.question_answering.predictor import position_capacity
 
@@ -25,6 +26,7 @@ IR_FILE = "openvino_model.xml"
 # Batches of many windows hardly ever have a shape twice, so the operators that OpenVINO keeps for each shape (5,000 by
 # default) only fill memory. One window at a time has the same few shapes again and again and needs them.
 BULK_CONFIG = {"CPU_RUNTIME_CACHE_CAPACITY": 128}
+THREADS_KEY = "INFERENCE_NUM_THREADS"
 TORCH_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
@@ -57,10 +59,13 @@ class LoadedModel:
     @property
     def threads(self) -> int:
         """Threads that one call runs on."""
-        if self.backend == "torch":
-            return torch.get_num_threads()
-        self.model.compile()
-        return int(self.model.request.get_property("INFERENCE_NUM_THREADS"))
+        return torch.get_num_threads() if self.backend == "torch" else int(self.model.threads)
+
+    @property
+    def padding(self) -> str | None:
+        """How the model pads what it is given, or None if it does not."""
+        options = getattr(self.model, "buckets", None)
+        return None if options is None else f"multiple of {options.length_multiple}"
 
 
 def load_model(
@@ -70,6 +75,7 @@ def load_model(
     allow_new_head: bool = False,
     threads: int | None = None,
     bulk: bool = False,
+    buckets: BucketOptions | None = None,
     **config_overrides: Any,
 ) -> LoadedModel:
     """Load a model folder or repository.
@@ -80,6 +86,7 @@ def load_model(
         allow_new_head: Accept a checkpoint that has no span head yet, as training does.
         threads: Threads of one call; the back end's own choice by default.
         bulk: Batches of many windows are what it will run: keep memory flat however many they are.
+        buckets: Run an OpenVINO model in these buckets. A plain torch checkpoint then is exported as it is.
         config_overrides: Fields of the configuration to change, for a torch model.
 
     Returns:
@@ -88,17 +95,19 @@ def load_model(
     Raises:
         CheckpointError: If there is nothing to load, or model and tokenizer do not belong together.
         BackendError: If this version cannot run the back end.
-        ConfigurationError: If `threads` is less than 1.
+        ConfigurationError: If `threads` is less than 1, or buckets are asked for in torch.
     """
     if threads is not None:
         if threads < 1:
             raise ConfigurationError(f"threads {threads} is less than 1")
         torch.set_num_threads(threads)
-    chosen = backend or ("openvino" if holds_ir(path) else "torch")
+    if buckets is not None and backend == "torch":
+        raise ConfigurationError("buckets are graphs of OpenVINO; leave --backend torch out, or the flags of buckets")
+    chosen = backend or ("openvino" if buckets is not None or holds_ir(path) else "torch")
     refuse_inc(chosen)
     _check_folder(path, chosen)
     if chosen == "openvino":
-        model = _load_openvino(path, threads, BULK_CONFIG if bulk else {})
+        model = _load_openvino(path, threads, buckets, BULK_CONFIG if bulk and buckets is None else {})
     else:
         model = _load_torch(path, allow_new_head, config_overrides)
     return LoadedModel(model, load_tokenizer(path, model.config), chosen)
@@ -119,47 +128,11 @@ class PlainModel:
         """Answer at full length, the only one there is."""
         return self.model(**inputs)
 
-    def compile(self) -> None:
-        """Compile the graph."""
-        self.model.compile()
-
     @property
-    def request(self) -> Any:
-        """The compiled graph."""
-        return self.model.request
-
-
-def load_peer(path: str, threads: int | None = None) -> LoadedModel:
-    """Load a model to compare with: any that `load_model` takes, or a plain model that optimum-intel exported.
-
-    Args:
-        path: The folder, or a repository id on the Hub.
-        threads: Threads of one call; the back end's own choice by default.
-
-    Returns:
-        The model, its tokenizer and the back end.
-
-    Raises:
-        CheckpointError: If there is nothing to load, or model and tokenizer do not belong together.
-        BackendError: If this version cannot run it.
-        ConfigurationError: If `threads` is less than 1.
-    """
-    folder = Path(path)
-    if not (folder / IR_FILE).is_file():
-        return load_model(path, threads=threads)
-    stored, _ = PreTrainedConfig.get_config_dict(path)
-    if stored.get("model_type") == QuaLAMiniLMConfig.model_type:
-        return load_model(path, threads=threads)
-    require("openvino", "running an OpenVINO model")
-    from optimum.intel.openvino import OVModelForQuestionAnswering
-
-    from optimum_qala.inference.graph import PRECISION_KEY
-
-    ov_config: dict[str, Any] = {PRECISION_KEY: "f32"} | (
-        {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
-    )
-    model = OVModelForQuestionAnswering.from_pretrained(path, export=False, compile=False, ov_config=ov_config)
-    return LoadedModel(PlainModel(model, "f32"), load_tokenizer(path, model.config), "openvino")
+    def threads(self) -> int:
+        """Threads that one call runs on."""
+        self.model.compile()
+        return int(self.model.request.get_property(THREADS_KEY))
 
 
 def refuse_inc(backend: str | None) -> None:
@@ -220,17 +193,34 @@ def _load_torch(path: str, allow_new_head: bool, config_overrides: dict[str, Any
     return model
 
 
-def _load_openvino(path: str, threads: int | None, ov_config: dict[str, Any]) -> Any:
+def _load_openvino(path: str, threads: int | None, buckets: BucketOptions | None, ov_config: dict[str, Any]) -> Any:
     require("openvino", "running an OpenVINO model")
     from optimum_qala.inference.openvino import OVQuaLAMiniLMForQuestionAnswering
+    from optimum_qala.inference.plain import OVBucketedModelForQuestionAnswering
 
+    ov_config = ov_config | ({} if threads is None else {THREADS_KEY: threads})
     try:
-        ov_config = ov_config | ({} if threads is None else {"INFERENCE_NUM_THREADS": threads})
-        return OVQuaLAMiniLMForQuestionAnswering.from_pretrained(path, ov_config=ov_config)
+        stored, _ = PreTrainedConfig.get_config_dict(path)
+        is_plain = stored.get("model_type") != QuaLAMiniLMConfig.model_type
+        if is_plain and buckets is not None:
+            return OVBucketedModelForQuestionAnswering.from_pretrained(path, buckets=buckets, ov_config=ov_config)
+        if is_plain and holds_ir(path):
+            return _load_plain(path, ov_config)
+        return OVQuaLAMiniLMForQuestionAnswering.from_pretrained(path, buckets=buckets, ov_config=ov_config)
     except QuaLAError:
         raise
     except (OSError, ValueError) as error:
         raise CheckpointError(_cannot_load(path, error)) from error
+
+
+def _load_plain(path: str, ov_config: dict[str, Any]) -> PlainModel:
+    from optimum.intel.openvino import OVModelForQuestionAnswering
+
+    from optimum_qala.inference.graph import PRECISION_KEY
+
+    ov_config = {PRECISION_KEY: "f32", **ov_config}
+    model = OVModelForQuestionAnswering.from_pretrained(path, export=False, compile=False, ov_config=ov_config)
+    return PlainModel(model, "f32")
 
 
 def holds_ir(path: str) -> bool:

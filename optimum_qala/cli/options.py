@@ -6,13 +6,25 @@ from argparse import Namespace
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from optimum_qala.errors import ConfigurationError
+from optimum_qala.errors import ConfigurationError, UnknownBudgetError
+from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
+from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions
 
 
 T = TypeVar("T")
+
+# Flags that run a model in buckets, by what they set.
+BUCKET_FLAGS = {
+    "buckets": "--buckets",
+    "length_multiple": "--length-multiple",
+    "batch_tokens": "--batch-tokens",
+    "max_graphs": "--max-graphs",
+    "performance_hint": "--throughput",
+    "cache_dir": "--cache-dir",
+}
 
 
 def given(args: Namespace, options_class: Any) -> dict[str, Any]:
@@ -51,6 +63,45 @@ def decode_options(args: Namespace) -> DecodeOptions:
     return DecodeOptions(**given(args, DecodeOptions))
 
 
+def bucket_options(args: Namespace) -> BucketOptions | None:
+    """Make the options of buckets; any flag of theirs switches them on.
+
+    Args:
+        args: The parsed command line.
+
+    Returns:
+        The options, or None if no flag of theirs was given.
+    """
+    if not any(hasattr(args, name) for name in BUCKET_FLAGS):
+        return None
+    return BucketOptions(**given(args, BucketOptions))
+
+
+def resolve_budget(config: Any, budget: Any) -> LengthConfig | None:
+    """Turn a budget into a LengthConfig, also for a plain model.
+
+    Args:
+        config: Configuration of the model.
+        budget: The budget.
+
+    Returns:
+        The LengthConfig, or None for full length.
+
+    Raises:
+        UnknownBudgetError: If the model does not carry it; a plain model carries full length only.
+        LengthConfigError: If it is malformed or does not fit the model.
+    """
+    if hasattr(config, "resolve_budget"):
+        resolved: LengthConfig | None = config.resolve_budget(budget)
+        return resolved
+    if budget not in (None, FULL_BUDGET):
+        raise UnknownBudgetError(
+            f"a plain {config.model_type!r} model drops no tokens, so it has no budget {budget!r}, only "
+            f"{FULL_BUDGET!r}"
+        )
+    return None
+
+
 def chosen_budgets(args: Namespace, config: Any) -> list[str]:
     """List the budgets that a command works at.
 
@@ -67,10 +118,16 @@ def chosen_budgets(args: Namespace, config: Any) -> list[str]:
         LengthConfigError: If one is malformed or does not fit the model.
         ConfigurationError: If one is given twice.
     """
-    named = sorted(set(config.budgets) - {FULL_BUDGET}, key=lambda name: -sum(config.budgets[name]["retention"]))
+    carried = getattr(config, "budgets", None) or {}
+    named = sorted(set(carried) - {FULL_BUDGET}, key=lambda name: -_work(carried[name]))
     budgets: list[str] = getattr(args, "budget", None) or [FULL_BUDGET, *named]
     for budget in budgets:
-        config.resolve_budget(budget)
+        resolve_budget(config, budget)
         if budgets.count(budget) > 1:
             raise ConfigurationError(f"budget {budget!r} is given twice")
     return budgets
+
+
+def _work(budget: dict[str, Any]) -> float:
+    """Sum the ratios of the layers that run, which tells slow budgets from fast ones."""
+    return float(sum(budget["retention"][: budget.get("exit_layer")]))

@@ -10,7 +10,7 @@ from typing import Any
 
 from optimum_qala.cli.console import Console
 from optimum_qala.cli.loading import load_model
-from optimum_qala.cli.options import decode_options, window_options
+from optimum_qala.cli.options import bucket_options, decode_options, resolve_budget, window_options
 from optimum_qala.cli.outputs import new_file
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.question_answering.answers import Answer
@@ -26,9 +26,14 @@ def run(args: Namespace, console: Console) -> None:
         console: Where to write.
     """
     records = _limited(iter_records(args.data), getattr(args, "limit", None))
-    loaded = load_model(args.model, getattr(args, "backend", None), bulk=getattr(args, "batch_size", None) != 1)
+    loaded = load_model(
+        args.model,
+        getattr(args, "backend", None),
+        buckets=bucket_options(args),
+        bulk=getattr(args, "batch_size", None) != 1,
+    )
     budget = getattr(args, "budget", None)
-    loaded.model.config.resolve_budget(budget)
+    resolve_budget(loaded.model.config, budget)
     explicit = {name: getattr(args, name) for name in ("batch_size", "buffer_size") if hasattr(args, name)}
     with console.progress(None, "predict", "question") as bar:
         answered = predict(

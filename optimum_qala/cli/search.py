@@ -179,7 +179,7 @@ def search(
         "stop_reason": found.stop_reason,
         "budgets": config.budgets,
     }
-    front = [{"retention": list(c.length_config.retention), "cost": c.cost, "f1": c.score} for c in found.front]
+    front = [{**c.length_config.to_budget(), "cost": c.cost, "f1": c.score} for c in found.front]
     write_json(result / "search.json", summary | {"front": front})
     return summary
 
@@ -199,7 +199,8 @@ def budget_table(budgets: dict[str, dict[str, Any]]) -> str:
             budget.get("f1"),
             budget.get("em"),
             None if "macs" not in budget else budget["macs"] / 1e6,
-            ",".join(f"{ratio:.3g}" for ratio in budget["retention"]),
+            ",".join(f"{ratio:.3g}" for ratio in budget["retention"])
+            + (f"@{budget['exit_layer']}" if budget.get("exit_layer") else ""),
         )
         for name, budget in budgets.items()
     ]

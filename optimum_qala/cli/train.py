@@ -122,7 +122,10 @@ def train(
     output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     config = loaded.model.config
     # The ratios stay legal, but what was measured with them was measured on the model before this training.
-    config.budgets = {name: {"retention": budget["retention"]} for name, budget in config.budgets.items()}
+    kept = ("retention", "exit_layer")
+    config.budgets = {
+        name: {field: budget[field] for field in kept if field in budget} for name, budget in config.budgets.items()
+    }
     loaded.model.save_pretrained(result)
     loaded.tokenizer.save_pretrained(result)
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]

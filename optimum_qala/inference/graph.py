@@ -14,10 +14,19 @@ from numpy.typing import NDArray
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.length_config import LengthConfig
-from optimum_qala.quantization.configuration import IR_NAME, PRECISIONS, RETENTION_INPUT
+from optimum_qala.quantization.configuration import IR_NAME, PRECISIONS, RETENTION_INPUT, SIZES_INPUT, logit_names
 
 
-__all__ = ["PRECISION_KEY", "check_graph", "choose_precision", "find_file", "read_graph", "retention_of"]
+__all__ = [
+    "PRECISION_KEY",
+    "check_graph",
+    "check_plain_graph",
+    "choose_precision",
+    "cut_graph",
+    "find_file",
+    "read_graph",
+    "retention_of",
+]
 
 PRECISION_KEY = "INFERENCE_PRECISION_HINT"
 
@@ -49,6 +58,59 @@ def check_graph(graph: Any, config: Any) -> None:
         raise BackendError(
             f"the graph takes {shape} retention ratios, but config.json lets {expected} layers drop tokens "
             f"({list(config.dropping_layers)}); {IR_NAME} and config.json are not of the same export"
+        )
+    if SIZES_INPUT not in inputs:
+        raise BackendError(
+            f"the graph has the inputs {sorted(inputs)} but no {SIZES_INPUT!r}: an earlier version of optimum-qala "
+            "exported it; export the torch checkpoint again: from_pretrained(..., export=True)"
+        )
+    outputs = {name for tensor in graph.outputs for name in tensor.get_names()}
+    exits = range(1, config.num_hidden_layers) if config.has_span_heads else ()
+    missing = [name for exit_layer in (None, *exits) for name in logit_names(exit_layer) if name not in outputs]
+    if missing:
+        raise BackendError(
+            f"the graph has no output {missing[0]!r}, which config.json with its span heads promises; {IR_NAME} and "
+            "config.json are not of the same export"
+        )
+
+
+def cut_graph(graph: Any, exit_layer: int | None) -> Any:
+    """Copy a graph without what one exit does not need.
+
+    Args:
+        graph: An exported graph.
+        exit_layer: Number of layers to keep; all if None.
+
+    Returns:
+        A graph with the same inputs, and the start and end logits after that many layers as its only outputs.
+    """
+    import openvino
+
+    copy = graph.clone()
+    return openvino.Model([copy.output(name) for name in logit_names(exit_layer)], copy.get_parameters())
+
+
+def check_plain_graph(graph: Any) -> None:
+    """Raise unless a graph is a question answering model that takes no budgets.
+
+    Args:
+        graph: The graph.
+
+    Raises:
+        BackendError: If it has other inputs, or gives no start and end logits.
+    """
+    inputs = [min(tensor.get_names(), key=len) for tensor in graph.inputs]
+    if RETENTION_INPUT in inputs:
+        raise BackendError(
+            f"the graph has the input {RETENTION_INPUT!r}, so it takes budgets; load it with "
+            "OVQuaLAMiniLMForQuestionAnswering"
+        )
+    legal = {"input_ids", "attention_mask", "token_type_ids"}
+    outputs = {name for tensor in graph.outputs for name in tensor.get_names()}
+    if not {"input_ids", "attention_mask"} <= set(inputs) <= legal or not {"start_logits", "end_logits"} <= outputs:
+        raise BackendError(
+            f"the graph has the inputs {sorted(inputs)} and the outputs {sorted(outputs)}, so it is no question "
+            "answering model of the BERT kind; export one with optimum-cli export openvino --task question-answering"
         )
 
 

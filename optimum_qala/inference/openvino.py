@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from huggingface_hub import CommitOperationAdd, HfApi
 from numpy.typing import NDArray
 from transformers import AutoConfig
-from transformers.modeling_outputs import QuestionAnsweringModelOutput
 from transformers.utils import logging
 
 from optimum_qala._compat import require
 from optimum_qala.checkpoints import load_backbone
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError
+from optimum_qala.inference.bucket_options import BucketOptions
+from optimum_qala.inference.buckets import Plan
 from optimum_qala.inference.graph import (
     PRECISION_KEY,
     check_graph,
-    choose_precision,
     find_file,
     read_graph,
     retention_of,
 )
+from optimum_qala.inference.sizes import plan_sizes, round_sizes
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
+from optimum_qala.models.conversion import HUB_ARGUMENTS
 from optimum_qala.models.length_config import LengthConfig
-from optimum_qala.quantization.configuration import CONFIG_NAME, IR_NAME, RETENTION_INPUT, OVQuaLAConfig
+from optimum_qala.quantization.configuration import (
+    CONFIG_NAME,
+    IR_NAME,
+    RETENTION_INPUT,
+    SIZES_INPUT,
+    OVQuaLAConfig,
+)
 from optimum_qala.quantization.cpu import describe_overflow_risk
 
 
 require("openvino", "OVQuaLAMiniLMForQuestionAnswering")
 
-from optimum.intel.openvino.modeling import OVModelForQuestionAnswering  # noqa: E402  # the message above first
-
+from optimum_qala.inference.span_model import OVSpanModel  # noqa: E402  # the message above first
 from optimum_qala.quantization.export import export_model  # noqa: E402
 
 
@@ -44,28 +49,30 @@ __all__ = ["OVQuaLAMiniLMForQuestionAnswering"]
 
 logger = logging.get_logger(__name__)
 
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
-
-class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: ignore[misc]
+class OVQuaLAMiniLMForQuestionAnswering(OVSpanModel):
     """A QuaLA-MiniLM that OpenVINO runs. Calls take the same `budget` as the torch model's.
 
-    The graph is compiled by the first call. Threads may share a model: each runs an infer request of its own. A thread
-    that needs another budget than the others names it in the call; `set_budget` changes it for all.
+    The graph is compiled by the first call, and another one, without the layers that do not run, by the first call at
+    a budget that stops early; with `buckets`, one for each bucket and budget by the first call that needs it. Threads
+    may share a model: each runs infer requests of its own. A thread that needs another budget than the others names it
+    in the call; `set_budget` changes it for all.
 
     Args:
-        model: The graph, with its `retention` input.
+        model: The graph, with its `retention` and `sizes` inputs.
         config: Configuration of the model.
+        quantization: How the model was quantized, if it was.
+        buckets: Options of the buckets, True for the defaults, False for one graph of any shape.
         precision: What float operations run in: "f32", or "bf16" where the CPU has it. Int8 operations are int8 either
             way. "f32" by default, because OpenVINO otherwise runs float models in bf16 on CPUs that have it.
         ov_config: OpenVINO's own settings, such as {"INFERENCE_NUM_THREADS": 1}.
-        quantization: How the model was quantized, if it was.
         kwargs: Passed on to `OVModelForQuestionAnswering`: `device`, `dynamic_shapes`, `compile` (False by default).
 
     Raises:
-        BackendError: If the graph takes no retention ratios, or not as many as the configuration says, or if the CPU
+        BackendError: If the graph's inputs or outputs are not those that the configuration asks for, or if the CPU
             lacks the precision.
-        ConfigurationError: If `precision` is not one of `PRECISIONS`, or contradicts `ov_config`.
+        ConfigurationError: If `precision` is not one of `PRECISIONS`, `buckets` are no `BucketOptions`, or `ov_config`
+            contradicts one of them.
     """
 
     def __init__(
@@ -73,29 +80,16 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         model: Any,
         config: QuaLAMiniLMConfig,
         *,
+        quantization: OVQuaLAConfig | None = None,
+        buckets: BucketOptions | bool | None = None,
         precision: str | None = None,
         ov_config: dict[str, Any] | None = None,
-        quantization: OVQuaLAConfig | None = None,
         **kwargs: Any,
     ) -> None:
         check_graph(model, config)
-        ov_config = dict(ov_config or {})
-        ov_config[PRECISION_KEY] = choose_precision(precision, ov_config.get(PRECISION_KEY))
         self.quantization = quantization
         self._budget: LengthConfig | None = None
-        self._compile_lock = threading.Lock()
-        self._local = threading.local()
-        super().__init__(model, config, ov_config=ov_config, **({"compile": False} | kwargs))
-
-    @property
-    def precision(self) -> str:
-        """What float operations run in: as OpenVINO reports once the graph is compiled, as asked for before."""
-        if self.request is None:
-            return str(self.ov_config[PRECISION_KEY])
-        names = {"f32": "f32", "float": "f32", "bf16": "bf16", "bfloat16": "bf16"}
-        reported = self.request.get_property(PRECISION_KEY)
-        reported = reported.get_type_name() if hasattr(reported, "get_type_name") else str(reported)
-        return names.get(reported, reported)
+        super().__init__(model, config, buckets=buckets, precision=precision, ov_config=ov_config, **kwargs)
 
     @property
     def budget(self) -> LengthConfig | None:
@@ -106,8 +100,8 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         """Choose the budget of the calls that name none.
 
         Args:
-            budget: A named budget, "full", a LengthConfig, ratios such as "1,1,0.8,0.8,0.5,0.5", or None for full
-                length.
+            budget: A named budget, "full", a LengthConfig, ratios such as "1,1,0.8,0.8,0.5,0.5", or "1,1,1,1,1,1@5"
+                to stop after five layers, or None for full length.
 
         Raises:
             UnknownBudgetError: If it is a name that the model does not carry.
@@ -115,81 +109,42 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         """
         self._budget = self.config.resolve_budget(budget)
 
-    def forward(
-        self,
-        input_ids: torch.Tensor | NDArray[np.int64],
-        attention_mask: torch.Tensor | NDArray[np.int64] | None = None,
-        token_type_ids: torch.Tensor | NDArray[np.int64] | None = None,
-        budget: Any = None,
-    ) -> QuestionAnsweringModelOutput:
-        """Score every token as the start and as the end of the answer.
+    def _resolve(self, budget: Any) -> LengthConfig | None:
+        return self._budget if budget is None else self.config.resolve_budget(budget)  # type: ignore[no-any-return]
 
-        Args:
-            input_ids: Token ids. *Shape:* `(batch_size, sequence_length)`
-            attention_mask: 1 for real tokens; all if None. *Shape:* `(batch_size, sequence_length)`
-            token_type_ids: Zeros if None; not read by a model that has one segment. *Shape:* as `input_ids`
-            budget: As in `set_budget`; None takes what `set_budget` chose.
+    def _constants(self, budget: Any) -> dict[str, NDArray[Any]]:
+        return {RETENTION_INPUT: retention_of(self._resolve(budget), self.config.dropping_layers)}
 
-        Returns:
-            Start and end logits, `(batch_size, sequence_length)` each, of the kind (torch or numpy) that was given.
+    def _plan(self, budget: Any) -> Plan:
+        length_config = self._resolve(budget)
 
-        Raises:
-            CheckpointError: If a token id is outside the vocabulary.
-            ConfigurationError: If the sequence is too long.
-            LengthConfigError: If the budget does not fit the model.
-            UnknownBudgetError: If the model has no budget of that name.
-        """
-        length_config = self._budget if budget is None else self.config.resolve_budget(budget)
-        ids = np.asarray(input_ids)
-        self._check_ids(ids)
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask),
-            RETENTION_INPUT: retention_of(length_config, self.config.dropping_layers),
-        }
-        if "token_type_ids" in self.input_names:
-            inputs["token_type_ids"] = np.zeros_like(ids) if token_type_ids is None else np.asarray(token_type_ids)
-        self.compile()
-        outputs = self._infer_request().infer(inputs, share_inputs=True)
-        logits = [outputs[name] for name in ("start_logits", "end_logits")]
-        start_logits, end_logits = logits if isinstance(input_ids, np.ndarray) else map(torch.from_numpy, logits)
-        return QuestionAnsweringModelOutput(start_logits=start_logits, end_logits=end_logits)
+        def plan(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+            sizes = plan_sizes(input_ids, attention_mask, self.config, length_config)
+            if self.buckets is not None:
+                sizes = round_sizes(sizes, input_ids.shape[1], self.config, length_config)
+            return {SIZES_INPUT: sizes}
 
-    def _check_ids(self, ids: NDArray[np.int64]) -> None:
-        # OpenVINO reads past the end of an embedding table without any error.
-        config = self.config
-        limit = config.max_position_embeddings
-        limit -= config.pad_token_id + 1 if config.position_scheme == "roberta" else 0
-        if ids.shape[1] > limit:
-            raise ConfigurationError(
-                f"a sequence of {ids.shape[1]} tokens exceeds the {limit} positions of the model; "
-                "use windows of at most that many tokens"
-            )
-        if ids.size and not 0 <= ids.min() <= ids.max() < config.vocab_size:
-            raise CheckpointError(
-                f"input_ids go from {ids.min()} to {ids.max()}, but the model embeds tokens 0 to "
-                f"{config.vocab_size - 1}; use the tokenizer that the model was trained with"
-            )
+        return plan
 
-    def compile(self) -> None:
-        """Compile the graph if it is not compiled yet; the first call does it otherwise."""
-        if self.request is None:
-            with self._compile_lock:
-                super().compile()
+    def _usual_plan(self, budget: Any) -> Plan:
+        length_config = self._resolve(budget)
 
-    def _infer_request(self) -> Any:
-        """Return the calling thread's request, for a compiled model itself shares one among all callers."""
-        compiled = self.request
-        if getattr(self._local, "compiled", None) is not compiled:
-            self._local.compiled, self._local.request = compiled, compiled.create_infer_request()
-        return self._local.request
+        def plan(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+            least = np.ones(1 + len(self.config.dropping_layers), dtype=np.int64)
+            return {SIZES_INPUT: round_sizes(least, input_ids.shape[1], self.config, length_config)}
+
+        return plan
+
+    def _exit_layer(self, budget: Any) -> int | None:
+        length_config = self._resolve(budget)
+        return None if length_config is None else length_config.exit_layer
 
     def _reshape(self, model: Any, batch_size: int, sequence_length: int, *_: Any) -> Any:
-        """Set batch size and sequence length of every input but retention, which has neither."""
+        """Set batch size and sequence length of every input that has them."""
         shapes = {}
         for tensor in model.inputs:
             shape = tensor.get_partial_shape()
-            if RETENTION_INPUT not in tensor.get_names():
+            if not tensor.get_names() & {RETENTION_INPUT, SIZES_INPUT}:
                 shape[0], shape[1] = batch_size, sequence_length
             shapes[tensor] = shape
         model.reshape(shapes)
@@ -202,6 +157,7 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
         export: bool | None = None,
         *,
         config: QuaLAMiniLMConfig | None = None,
+        buckets: BucketOptions | bool | None = None,
         precision: str | None = None,
         device: str = "CPU",
         ov_config: dict[str, Any] | None = None,
@@ -216,6 +172,7 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
             export: False loads `openvino_model.xml`; True exports the torch checkpoint, of a QuaLA-MiniLM or of a
                 plain BERT, RoBERTa or XLM-R, even if there is an exported model; None exports if there is none.
             config: Configuration to use instead of the stored one.
+            buckets: See the class.
             precision: See the class; by default that of a quantized model's `OVQuaLAConfig`.
             device: OpenVINO device.
             ov_config: See the class.
@@ -228,13 +185,18 @@ class OVQuaLAMiniLMForQuestionAnswering(OVModelForQuestionAnswering):  # type: i
             The model.
 
         Raises:
-            BackendError: If there is no exported model and `export` is False, or it takes no retention ratios.
+            BackendError: If there is no exported model and `export` is False, or it takes no budgets.
             CheckpointError: If the files are damaged, or the checkpoint is of another kind or has no trained span
                 head.
             ConfigurationError: If a field of the configuration is given for a model that is exported already.
         """
-        hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
-        options: dict[str, Any] = {"precision": precision, "device": device, "ov_config": ov_config}
+        hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        options: dict[str, Any] = {
+            "buckets": buckets,
+            "precision": precision,
+            "device": device,
+            "ov_config": ov_config,
+        }
         options |= {"dynamic_shapes": dynamic_shapes, "compile": compile}
         file = None if export else find_file(model_id, IR_NAME, hub)
         if file is None and export is False:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -48,8 +49,8 @@ _LEAST = {
 BERT_SEP_TOKEN_ID = 102  # [SEP] of every vocabulary that Google published; others name theirs in the tokenizer
 FULL_BUDGET = "full"
 
-# What can only be ratios; every other string is the name of a budget.
-_RATIOS = re.compile(r"[\s()\[\],.eE+-]*\d[\s()\[\],.eE+\d-]*")
+# What can only be ratios, and what follows them after an @; every other string is the name of a budget.
+_RATIOS = re.compile(r"[\s()\[\],.eE+-]*\d[\s()\[\],.eE+\d-]*(@.*)?")
 
 
 class QuaLAMiniLMConfig(PreTrainedConfig):
@@ -60,13 +61,18 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
             `pad_token_id + 1` as RoBERTa and XLM-R do.
         sep_token_id: Id of the separator token ([SEP] or </s>): everything up to the first one is the question.
         token_scoring: Name of the score that decides which tokens survive: "question" (attention paid by [CLS] and the
-            question) or "attention" (attention paid by all tokens: Length-Adaptive Transformer, arXiv 2010.07003).
+            question), "answer" (how likely a span head takes the token for the start or the end of the answer) or
+            "attention" (attention paid by all tokens: Length-Adaptive Transformer, arXiv 2010.07003).
         score_pooling: Neighbours on each side over which the maximum of the score is taken, so that a span survives
             together with its context. 0 scores every token on its own, as published.
         protected_tokens: Tokens that always survive: "question" ([CLS], separators and the question), "cls" or "none".
         drop_layers: 0-based layers that may drop tokens; None means all of them.
         min_tokens: Lower bound of the number of tokens that leave a layer.
-        budgets: Name -> {"retention": [...], and what was measured at it}.
+        span_heads: Give every layer a span head of its own, which reads the layer's input: tokens that leave there
+            keep its logits, and a budget may stop there. None means True where the token score reads span heads, as
+            "answer" does, and False elsewhere.
+        budgets: Name -> {"retention": [...], "exit_layer": number of layers that run (all if absent or None), and what
+            was measured at it}.
 
     The other fields are those of `BertConfig`. The defaults describe MiniLM-L6-H384.
 
@@ -97,6 +103,7 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
     protected_tokens: str = "question"
     drop_layers: list[int] | tuple[int, ...] | None = None
     min_tokens: int = 2
+    span_heads: bool | None = None
     budgets: dict[str, dict[str, Any]] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -170,11 +177,18 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
 
         if self.token_scoring not in TOKEN_SCORES:
             raise ConfigurationError(f"token_scoring {self.token_scoring!r} is not one of {sorted(TOKEN_SCORES)}")
+        if self.span_heads is not None and not isinstance(self.span_heads, bool):
+            raise ConfigurationError(f"span_heads {self.span_heads!r} is not one of [None, False, True]")
+        if self.score_source == "answer" and not self.has_span_heads:
+            raise ConfigurationError(
+                f"token_scoring {self.token_scoring!r} reads the span heads, so span_heads must not be "
+                f"{self.span_heads}"
+            )
         if self.protected_tokens not in ("question", "cls", "none"):
             raise ConfigurationError(
                 f"protected_tokens {self.protected_tokens!r} is not one of ['cls', 'none', 'question']"
             )
-        if TOKEN_SCORES[self.token_scoring].needs_question and self.protected_tokens != "question":
+        if self.score_source == "question" and self.protected_tokens != "question":
             raise ConfigurationError(
                 f"token_scoring {self.token_scoring!r} reads the question's rows, so protected_tokens must be "
                 f"'question', got {self.protected_tokens!r}"
@@ -190,7 +204,7 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
     def _check_budget(self, name: str, budget: Any) -> None:
         if not isinstance(budget, dict) or "retention" not in budget:
             raise LengthConfigError(f"budget {name!r} needs a 'retention' list, got {budget!r}")
-        config = self._parse(budget["retention"])
+        config = self._parse(budget["retention"], budget.get("exit_layer"))
         if name == FULL_BUDGET and not config.is_full:
             raise LengthConfigError(f"budget {FULL_BUDGET!r} means full length, got retention {config}")
 
@@ -232,25 +246,38 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
             return tuple(range(self.num_hidden_layers))
         return tuple(self.drop_layers)
 
+    @property
+    def score_source(self) -> str:
+        """What the token score reads: see `TokenScore`."""
+        from .token_selection import TOKEN_SCORES
+
+        return TOKEN_SCORES[self.token_scoring].source
+
+    @property
+    def has_span_heads(self) -> bool:
+        """True if every layer has a span head of its own, so that a budget may stop after any number of layers."""
+        return self.score_source == "answer" if self.span_heads is None else self.span_heads
+
     def resolve_budget(self, budget: Any) -> LengthConfig | None:
         """Turn what a user calls a budget into a LengthConfig.
 
         Args:
             budget: The name of a budget in `budgets`, "full", a LengthConfig, ratios as a string such as
-                "1,1,0.8,0.8,0.5,0.5" or as a sequence, or None.
+                "1,1,0.8,0.8,0.5,0.5" ("1,1,0.8,0.8,0.8,0.8@4" stops after four layers) or as a sequence, or None.
 
         Returns:
             The LengthConfig, or None for full length.
 
         Raises:
             UnknownBudgetError: If it is a name that the model does not carry.
-            LengthConfigError: If it is malformed, has another number of layers, or drops in a layer that may not drop.
+            LengthConfigError: If it is malformed, has another number of layers, drops in a layer that may not drop, or
+                stops early where there are no span heads.
         """
         if budget is None or (isinstance(budget, str) and budget == FULL_BUDGET):
             return None
         budgets = self.budgets or {}
         if isinstance(budget, str) and budget in budgets:
-            config = self._parse(budgets[budget]["retention"])
+            config = self._parse(budgets[budget]["retention"], budgets[budget].get("exit_layer"))
         elif isinstance(budget, str) and not _RATIOS.fullmatch(budget):
             names = sorted({FULL_BUDGET, *budgets})
             raise UnknownBudgetError(
@@ -261,8 +288,15 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
             config = self._parse(budget)
         return None if config.is_full else config
 
-    def _parse(self, value: Any) -> LengthConfig:
+    def _parse(self, value: Any, exit_layer: Any = None) -> LengthConfig:
         config = LengthConfig.parse(value, self.num_hidden_layers)
+        if exit_layer is not None:
+            config = replace(config, exit_layer=exit_layer)
+        if config.exit_layer is not None and not self.has_span_heads:
+            raise LengthConfigError(
+                f"LengthConfig {config} stops after {config.exit_layer} of {self.num_hidden_layers} layers, but this "
+                "model has no span heads to stop at; train one with token_scoring 'answer' or span_heads=True"
+            )
         illegal = sorted(set(config.drop_layers) - set(self.dropping_layers))
         if illegal:
             raise LengthConfigError(
@@ -290,7 +324,7 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
             sequence_length,
             self.hidden_size,
             self.intermediate_size,
-            token_scoring=self.token_scoring,
+            token_scoring=self.score_source,
             num_question_tokens=num_question_tokens,
         )
 

@@ -1,30 +1,30 @@
-"""The encoder of QuaLA-MiniLM: embeddings, attention, layers, and the loop that drops tokens and restores outputs.
+"""The encoder of QuaLA-MiniLM: the loop that runs the layers, drops tokens, stops early and restores outputs.
 
-At full length it computes what the encoder of BERT or RoBERTa computes with the same weights. In a layer that drops,
-keys and values come from every token that enters, while the attention output and the feed-forward layer are computed
-for survivors only: the outputs of a token that leaves would never be read (Length-Adaptive Transformer, arXiv
-2010.07003, rewritten exactly). A token that leaves keeps the output of the layer before, and the task head reads it
-there.
+At full length it computes what the encoder of BERT or RoBERTa computes with the same weights. A token that leaves
+keeps the output of the layer before, and a span head reads it there: the head of the whole model, or, in a model with
+early span heads, the head of the layer that it leaves at. Such a model may also stop after any number of layers. A
+head is a function of one token, so logits are restored, and not the hidden states that they are made of.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
 from .configuration_quala_minilm import QuaLAMiniLMConfig
+from .errors import LengthConfigError
+from .layers import QuaLAMiniLMLayer
 from .token_selection import (
     TOKEN_SCORES,
+    Survivors,
     Tokens,
     as_size,
     count_survivors,
     gather_rows,
+    is_tracing,
     narrow,
     restore,
     select_survivors,
@@ -35,197 +35,22 @@ from .token_selection import (
 Ratios = Mapping[int, "float | Tensor"]
 
 
-def additive_mask(valid: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a 0/1 mask of tokens into what is added to attention scores.
+@dataclass(frozen=True)
+class Schedule:
+    """What one pass through the encoder runs.
 
     Args:
-        valid: 1 for tokens to attend to. *Shape:* `(batch_size, num_tokens)`
-        dtype: Floating-point type of the scores.
-
-    Returns:
-        0 or the lowest finite number, so that a row without any token stays finite.
-        *Shape:* `(batch_size, 1, 1, num_tokens)`
+        ratios: Retention ratio of each layer that drops.
+        exit_layer: Number of layers that run; all if None.
+        skip_layers: Layers that LayerDrop removes from this pass; they do not drop tokens either.
+        sizes: Leading tokens that hold every question, then the tokens of the widest sample that leave each layer of
+            `config.dropping_layers`; counted if None. *Shape:* `(1 + num_dropping_layers,)`
     """
-    return (1.0 - valid[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
 
-
-class QuaLAMiniLMEmbeddings(nn.Module):
-    """Word, position and token type embeddings, with the parameter names of BERT and RoBERTa."""
-
-    def __init__(self, config: QuaLAMiniLMConfig) -> None:
-        super().__init__()
-        self.position_scheme, self.pad_token_id = config.position_scheme, config.pad_token_id or 0
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        # RoBERTa gives padding the number of the padding token and never trains that row.
-        padding_position = config.pad_token_id if self.position_scheme == "roberta" else None
-        self.position_embeddings = nn.Embedding(
-            config.max_position_embeddings, config.hidden_size, padding_idx=padding_position
-        )
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def number_positions(self, input_ids: Tensor) -> Tensor:
-        """Number the positions. *Shape of input and result:* `(batch_size, sequence_length)`."""
-        if self.position_scheme == "roberta":
-            is_token = (input_ids != self.pad_token_id).to(torch.int64)
-            return torch.cumsum(is_token, dim=1) * is_token + self.pad_token_id
-        return torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
-
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None, position_ids: Tensor | None) -> Tensor:
-        """Embed tokens.
-
-        Args:
-            input_ids: *Shape:* `(batch_size, sequence_length)`
-            token_type_ids: Zeros if None. *Shape:* `(batch_size, sequence_length)`
-            position_ids: Numbered by the position scheme if None. *Shape:* `(batch_size, sequence_length)`
-
-        Returns:
-            Embeddings. *Shape:* `(batch_size, sequence_length, hidden_size)`
-        """
-        if token_type_ids is None:
-            token_type_ids = torch.zeros_like(input_ids)
-        if position_ids is None:
-            position_ids = self.number_positions(input_ids)
-        embeddings = self.word_embeddings(input_ids) + self.token_type_embeddings(token_type_ids)
-        embeddings = self.LayerNorm(embeddings + self.position_embeddings(position_ids))
-        return self.dropout(embeddings)  # type: ignore[no-any-return]
-
-
-class QuaLAMiniLMSelfAttention(nn.Module):
-    """Multi-head attention in which queries may come from fewer tokens than keys and values."""
-
-    def __init__(self, config: QuaLAMiniLMConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.num_heads = config.num_attention_heads
-        self.head_size = config.hidden_size // config.num_attention_heads
-        self.dropout_prob = config.attention_probs_dropout_prob
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def split_heads(self, values: Tensor) -> Tensor:
-        """Turn `(batch_size, num_tokens, hidden_size)` into `(batch_size, num_heads, num_tokens, head_size)`."""
-        return values.view(values.shape[0], -1, self.num_heads, self.head_size).transpose(1, 2)
-
-    def probabilities(self, query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
-        """Attend in float32 and without dropout. *Shape:* `(batch_size, num_heads, num_rows, num_tokens)`."""
-        with torch.autocast(query.device.type, enabled=False):
-            scores = torch.matmul(query.float(), key.float().transpose(2, 3)) / math.sqrt(self.head_size)
-            return torch.softmax(scores + mask.float(), dim=-1)
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """Mix values by attention.
-
-        Args:
-            query: *Shape:* `(batch_size, num_heads, num_queries, head_size)`
-            key: *Shape:* `(batch_size, num_heads, num_tokens, head_size)`
-            value: *Shape:* `(batch_size, num_heads, num_tokens, head_size)`
-            mask: Additive mask. *Shape:* `(batch_size, 1, 1, num_tokens)`
-
-        Returns:
-            Context. *Shape:* `(batch_size, num_queries, hidden_size)`
-        """
-        dropout_prob = self.dropout_prob if self.training else 0.0
-        if self.config._attn_implementation == "eager":
-            scores = torch.matmul(query, key.transpose(2, 3)) * self.head_size**-0.5
-            weights = torch.softmax(scores + mask, dim=-1, dtype=torch.float32).to(query.dtype)
-            context = torch.matmul(nn.functional.dropout(weights, dropout_prob), value)
-        else:
-            context = nn.functional.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask.to(query.dtype), dropout_p=dropout_prob
-            )
-        return context.transpose(1, 2).reshape(context.shape[0], -1, self.num_heads * self.head_size)
-
-
-class QuaLAMiniLMResidual(nn.Module):
-    """Linear layer, dropout, residual and LayerNorm: the end of both halves of a layer."""
-
-    def __init__(self, config: QuaLAMiniLMConfig, input_size: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(input_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, values: Tensor, residual: Tensor) -> Tensor:
-        """Map `(batch_size, num_tokens, input_size)` to `(batch_size, num_tokens, hidden_size)`."""
-        return self.LayerNorm(self.dropout(self.dense(values)) + residual)  # type: ignore[no-any-return]
-
-
-class QuaLAMiniLMAttention(nn.Module):
-    """Holds the two halves of attention under the names that BERT checkpoints use."""
-
-    def __init__(self, config: QuaLAMiniLMConfig) -> None:
-        super().__init__()
-        self.self = QuaLAMiniLMSelfAttention(config)
-        self.output = QuaLAMiniLMResidual(config, config.hidden_size)
-
-
-class QuaLAMiniLMIntermediate(nn.Module):
-    """First half of the feed-forward layer."""
-
-    def __init__(self, config: QuaLAMiniLMConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map `(batch_size, num_tokens, hidden_size)` to `(batch_size, num_tokens, intermediate_size)`."""
-        return self.activation(self.dense(hidden_states))  # type: ignore[no-any-return]
-
-
-class QuaLAMiniLMLayer(nn.Module):
-    """A transformer layer that may drop tokens after it has read them as keys and values."""
-
-    def __init__(self, config: QuaLAMiniLMConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.attention = QuaLAMiniLMAttention(config)
-        self.intermediate = QuaLAMiniLMIntermediate(config)
-        self.output = QuaLAMiniLMResidual(config, config.intermediate_size)
-
-    def forward(self, hidden_states: Tensor, tokens: Tokens, drop: Callable[[Tensor], Any] | None = None) -> Any:
-        """Run the layer.
-
-        Args:
-            hidden_states: *Shape:* `(batch_size, num_tokens, hidden_size)`
-            tokens: The tokens that enter.
-            drop: Maps token scores to the survivors; None keeps every token and computes no scores.
-
-        Returns:
-            Hidden states of the tokens that leave, `(batch_size, num_kept, hidden_size)`, and the survivors or None.
-        """
-        attention = self.attention.self
-        key, value = (attention.split_heads(linear(hidden_states)) for linear in (attention.key, attention.value))
-        mask = additive_mask(tokens.valid, key.dtype)  # under autocast keys are narrower than the hidden states
-        survivors = None
-        if drop is None:
-            query = attention.query(hidden_states)
-        elif TOKEN_SCORES[self.config.token_scoring].needs_question:
-            survivors = drop(self._score_by_question(hidden_states, key, tokens, mask))
-            hidden_states = gather_rows(hidden_states, survivors.indices)
-            query = attention.query(hidden_states)
-        else:
-            query = attention.query(hidden_states)
-            survivors = drop(self._score(query, key, tokens.valid, mask))
-            hidden_states, query = (gather_rows(rows, survivors.indices) for rows in (hidden_states, query))
-        context = attention.attend(attention.split_heads(query), key, value, mask)
-        attention_output = self.attention.output(context, hidden_states)
-        return self.output(self.intermediate(attention_output), attention_output), survivors
-
-    @torch.no_grad()  # the choice of survivors has no gradient, and nobody reads these probabilities again
-    def _score(self, query: Tensor, key: Tensor, row_mask: Tensor, mask: Tensor) -> Tensor:
-        attention = self.attention.self
-        probabilities = attention.probabilities(attention.split_heads(query), key, mask)
-        return TOKEN_SCORES[self.config.token_scoring].score(probabilities, row_mask)
-
-    @torch.no_grad()
-    def _score_by_question(self, hidden_states: Tensor, key: Tensor, tokens: Tokens, mask: Tensor) -> Tensor:
-        # The question leads the sequence and its tokens are protected, so its rows are the first ones in every layer.
-        num_rows = as_size(tokens.question.sum(dim=1).max())
-        query = self.attention.self.query(hidden_states[:, :num_rows])
-        return self._score(query, key, tokens.question[:, :num_rows], mask)
+    ratios: Ratios = field(default_factory=dict)
+    exit_layer: int | None = None
+    skip_layers: Collection[int] = ()
+    sizes: Tensor | None = None
 
 
 @dataclass
@@ -233,35 +58,59 @@ class EncoderOutput:
     """What leaves the encoder.
 
     Args:
-        last_readout: Output of `readout` for every token, read where the token left the encoder.
+        last_readout: Output of the readout for every token, read where the token left the encoder.
             *Shape:* `(batch_size, sequence_length, readout_size)`
         hidden_states: Embeddings and the output of every layer, each with the tokens that left it.
             *Shape:* `(batch_size, num_tokens, hidden_size)`
         survival: Number of layers that each token went through. *Shape:* `(batch_size, sequence_length)`
+        exit_logits: For every number of layers from 0 on, what a pass that stops there returns as `last_readout`.
+            *Shape:* `(batch_size, sequence_length, 2)` each
     """
 
     last_readout: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
     survival: Tensor | None = None
+    exit_logits: tuple[Tensor, ...] | None = None
+
+
+class _Places:
+    """What was read of each token, at its place in the sequence."""
+
+    def __init__(self, sequence_length: int) -> None:
+        self.sequence_length = sequence_length
+        self.places: Tensor | None = None
+
+    def write(self, values: Tensor, tokens: Tokens, remember: bool) -> Tensor:
+        """Return what was read of every token of the sequence, and remember it if some of them are about to leave."""
+        if self.places is None:  # all tokens are there, in order; one row more takes what surplus entries write later
+            self.places = nn.functional.pad(values, (0, 0, 0, 1)) if remember else None
+            return values
+        places = restore(self.places, values, tokens.positions)
+        self.places = places if remember else self.places
+        return places[:, : self.sequence_length]
 
 
 class QuaLAMiniLMEncoder(nn.Module):
-    """The layers, and the loop that drops tokens and restores what they left behind."""
+    """The layers, span heads of theirs if the model has any, and the loop that drops tokens and restores outputs."""
 
     def __init__(self, config: QuaLAMiniLMConfig) -> None:
         super().__init__()
         self.config = config
         self.layer = nn.ModuleList(QuaLAMiniLMLayer(config) for _ in range(config.num_hidden_layers))
+        self.span_heads: nn.ModuleList | None = None
+        if config.has_span_heads:  # head i reads the input of layer i, which is the output after i layers
+            self.span_heads = nn.ModuleList(nn.Linear(config.hidden_size, 2) for _ in self.layer)
 
     def forward(
         self,
         hidden_states: Tensor,
         tokens: Tokens,
-        ratios: Ratios,
+        schedule: Schedule,
         readout: Callable[[Tensor], Tensor],
-        skip_layers: Collection[int] = (),
+        reads_spans: bool = False,
         output_hidden_states: bool = False,
         output_survival: bool = False,
+        output_exit_logits: bool = False,
     ) -> EncoderOutput:
         """Run the layers.
 
@@ -271,73 +120,127 @@ class QuaLAMiniLMEncoder(nn.Module):
         Args:
             hidden_states: Embeddings. *Shape:* `(batch_size, sequence_length, hidden_size)`
             tokens: The tokens that enter.
-            ratios: Retention ratio of each layer that drops.
+            schedule: What to run.
             readout: Maps `(batch_size, num_tokens, hidden_size)` to `(batch_size, num_tokens, readout_size)`.
-            skip_layers: Layers that LayerDrop removes from this pass; they do not drop tokens either.
+            reads_spans: The readout is a span head, so the encoder's span heads, if there are any, stand in for it
+                before the last layer.
             output_hidden_states: Return all hidden states.
             output_survival: Return the number of layers that each token went through.
+            output_exit_logits: Return what the readout gives after every number of layers that is less than the pass
+                goes through.
 
         Returns:
             The readout of every token and what was asked for.
+
+        Raises:
+            LengthConfigError: If `schedule.sizes` does not fit the tokens.
         """
-        sequence_length, num_real_tokens = hidden_states.shape[1], tokens.valid.sum(dim=1)
-        places: Tensor | None = None
-        depths: Tensor | None = None
+        num_real_tokens = tokens.valid.sum(dim=1)
+        num_layers = len(self.layer) if schedule.exit_layer is None else schedule.exit_layer
+        num_rows = self._count_rows(tokens, schedule)
+        places, depths = _Places(hidden_states.shape[1]), _Places(hidden_states.shape[1])
+        exits: list[Tensor] = []
         states: tuple[Tensor, ...] = (
             hidden_states,
         )  # grows only if asked for: a list of all of them would keep them all in memory
-        for index, layer in enumerate(self.layer):
-            if index in skip_layers:
-                pass
-            elif index not in ratios:
-                hidden_states, _ = layer(hidden_states, tokens)
-            else:
-                places = self._leave(places, readout(hidden_states), tokens, sequence_length)
-                if output_survival:
-                    depth = torch.full_like(hidden_states[:, :, :1], index)
-                    depths = self._leave(depths, depth, tokens, sequence_length)
-                entering = tokens
-                num_kept = count_survivors(ratios[index], num_real_tokens, entering, self.config.min_tokens)
-                hidden_states, survivors = layer(
+        for index in range(num_layers):
+            drops = index in schedule.ratios and index not in schedule.skip_layers
+            spans = None
+            if drops or output_exit_logits:
+                values, spans = self._read(index, hidden_states, readout, reads_spans)
+                values = places.write(values, tokens, remember=drops)
+                if output_exit_logits:
+                    exits.append(values)
+            if drops and output_survival:
+                depths.write(torch.full_like(hidden_states[:, :, :1], index), tokens, remember=True)
+            if drops:
+                hidden_states, tokens = self._drop(
+                    index,
                     hidden_states,
-                    entering,
-                    lambda scores, entering=entering, num_kept=num_kept: select_survivors(
-                        scores, entering, num_kept, self.config.score_pooling
-                    ),
+                    tokens,
+                    spans,
+                    self._chooser(index, tokens, num_real_tokens, schedule),
+                    num_rows,
+                    places.sequence_length,
                 )
-                tokens = narrow(entering, survivors, sequence_length)
+            elif index not in schedule.skip_layers:
+                hidden_states, _ = self.layer[index](hidden_states, tokens)
             if output_hidden_states:
                 states = (*states, hidden_states)
         survival = None
         if output_survival:
-            depth = torch.full_like(hidden_states[:, :, :1], len(self.layer))
-            survival = self._finish(depths, depth, tokens, sequence_length).squeeze(-1).to(torch.int64)
+            depth = torch.full_like(hidden_states[:, :, :1], num_layers)
+            survival = depths.write(depth, tokens, remember=False).squeeze(-1).to(torch.int64)
+        values, _ = self._read(num_layers, hidden_states, readout, reads_spans)
         return EncoderOutput(
-            last_readout=self._finish(places, readout(hidden_states), tokens, sequence_length),
+            last_readout=places.write(values, tokens, remember=False),
             hidden_states=states if output_hidden_states else None,
             survival=survival,
+            exit_logits=tuple(exits) if output_exit_logits else None,
         )
 
-    @staticmethod
-    def _leave(places: Tensor | None, values: Tensor, tokens: Tokens, sequence_length: int) -> Tensor:
-        """Write down the values of all tokens before some of them leave."""
-        if places is None:  # all tokens are there, in order; one row more takes what surplus entries write later
-            return nn.functional.pad(values, (0, 0, 0, 1))
-        return restore(places, values, tokens.positions)
+    def _read(
+        self, index: int, hidden_states: Tensor, readout: Callable[[Tensor], Tensor], reads_spans: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Read tokens after `index` layers: what they leave behind, and the logits of the span head there."""
+        if self.span_heads is None or index == len(self.layer):
+            return readout(hidden_states), None
+        spans = self.span_heads[index](hidden_states)
+        return (spans if reads_spans else readout(hidden_states)), spans
 
-    @staticmethod
-    def _finish(places: Tensor | None, values: Tensor, tokens: Tokens, sequence_length: int) -> Tensor:
-        if places is None:
-            return values
-        return restore(places, values, tokens.positions)[:, :sequence_length]
+    def _drop(
+        self,
+        index: int,
+        hidden_states: Tensor,
+        tokens: Tokens,
+        spans: Tensor | None,
+        choose: Callable[[Tensor], Survivors],
+        num_rows: int | None,
+        sequence_length: int,
+    ) -> tuple[Tensor, Tokens]:
+        """Run a layer that drops tokens; return the hidden states and the tokens that leave it."""
+        if spans is not None and self.config.score_source == "answer":
+            with torch.no_grad():  # the choice of survivors has no gradient
+                survivors = choose(TOKEN_SCORES[self.config.token_scoring].score(spans.detach(), tokens.valid))
+            tokens = narrow(tokens, survivors, sequence_length)
+            hidden_states, _ = self.layer[index](gather_rows(hidden_states, survivors.indices), tokens)
+            return hidden_states, tokens
+        hidden_states, survivors = self.layer[index](hidden_states, tokens, choose, num_rows)
+        return hidden_states, narrow(tokens, survivors, sequence_length)
+
+    def _chooser(
+        self, index: int, tokens: Tokens, num_real_tokens: Tensor, schedule: Schedule
+    ) -> Callable[[Tensor], Survivors]:
+        """Make the function that chooses the survivors of a layer by the scores of the tokens that enter it."""
+        num_kept = count_survivors(schedule.ratios[index], num_real_tokens, tokens, self.config.min_tokens)
+        if schedule.sizes is None:
+            width = as_size(num_kept.max())
+        else:
+            width = as_size(schedule.sizes[1 + self.config.dropping_layers.index(index)])
+            _check_size(f"tokens that leave layer {index}", width, num_kept, tokens)
+        return lambda scores: select_survivors(scores, tokens, num_kept, self.config.score_pooling, width)
+
+    def _count_rows(self, tokens: Tokens, schedule: Schedule) -> int | None:
+        """Count the leading tokens that hold every question, for a score that reads their rows."""
+        if not schedule.ratios or self.config.score_source != "question":
+            return None
+        # At least one, whose vote does not count where there is no question at all: no tensor gets empty.
+        counts = tokens.question.sum(dim=1).clamp(min=1)
+        if schedule.sizes is None:
+            return as_size(counts.max())
+        num_rows = as_size(schedule.sizes[0])
+        _check_size("leading tokens that hold every question", num_rows, counts, tokens)
+        return num_rows
 
 
-__all__ = [
-    "EncoderOutput",
-    "QuaLAMiniLMEmbeddings",
-    "QuaLAMiniLMEncoder",
-    "QuaLAMiniLMLayer",
-    "QuaLAMiniLMSelfAttention",
-    "Ratios",
-    "additive_mask",
-]
+def _check_size(what: str, size: int, counts: Tensor, tokens: Tokens) -> None:
+    if is_tracing():
+        return
+    least, most = int(counts.max()), tokens.valid.shape[1]
+    if not least <= size <= most:
+        raise LengthConfigError(
+            f"sizes counts {size} {what}, but this batch needs {least} to {most}; plan_sizes gives the least"
+        )
+
+
+__all__ = ["EncoderOutput", "QuaLAMiniLMEncoder", "Ratios", "Schedule"]

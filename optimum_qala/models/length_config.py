@@ -1,4 +1,4 @@
-"""How many tokens leave each layer: the value type of every token budget. Needs no torch."""
+"""How many tokens leave each layer, and how many layers run: the value type of every budget. Needs no torch."""
 
 from __future__ import annotations
 
@@ -33,20 +33,25 @@ def num_tokens_kept(ratio: float, num_real_tokens: int, min_tokens: int = 1) -> 
 
 @dataclass(frozen=True)
 class LengthConfig:
-    """Retention ratios of the real sequence length, one per layer.
+    """Retention ratios of the real sequence length, one per layer, and the number of layers that run.
 
     `LengthConfig((1.0, 0.8, 0.5))` keeps every token in layer 0, 80 % of the sequence's own tokens in layer 1 and half
     of them in layer 2. Ratios refer to the tokens before the first layer, not to the previous layer, and to real
-    tokens, never to padding.
+    tokens, never to padding. `LengthConfig((1.0, 0.8, 0.8), exit_layer=2)` stops after the first two layers; as text
+    that is "1,0.8,0.8@2".
 
     Args:
-        retention: Non-increasing ratios, 0 < ratio <= 1, one per layer.
+        retention: Non-increasing ratios, 0 < ratio <= 1, one per layer. Those of layers that do not run are replaced
+            by the ratio of the last layer that runs, so that configs that compute the same are equal.
+        exit_layer: Number of layers that run, from 1; all if None. The number of all layers becomes None.
 
     Raises:
-        LengthConfigError: If there are none, one is out of range or not a number, or they increase.
+        LengthConfigError: If there are no ratios, one is out of range or not a number, they increase, or `exit_layer`
+            is not an integer from 1 to the number of layers.
     """
 
     retention: tuple[float, ...]
+    exit_layer: int | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -68,7 +73,20 @@ class LengthConfig:
                     f"retention ratio {ratio:g} of layer {layer} exceeds {retention[layer - 1]:g} of layer "
                     f"{layer - 1}; a dropped token cannot come back, so ratios must not increase"
                 )
+        if self.exit_layer is not None:
+            retention = self._stop_after(self.exit_layer, retention)
         object.__setattr__(self, "retention", retention)
+
+    def _stop_after(self, exit_layer: Any, retention: tuple[float, ...]) -> tuple[float, ...]:
+        num_layers = len(retention)
+        is_integer = isinstance(exit_layer, Integral) and not isinstance(exit_layer, bool)
+        if not is_integer or not 1 <= exit_layer <= num_layers:
+            raise LengthConfigError(
+                f"exit_layer {exit_layer!r} is not an integer from 1 to {num_layers}; it counts the layers that run"
+            )
+        depth = int(exit_layer)
+        object.__setattr__(self, "exit_layer", None if depth == num_layers else depth)
+        return retention[:depth] + retention[depth - 1 : depth] * (num_layers - depth)
 
     @classmethod
     def full(cls, num_layers: int) -> LengthConfig:
@@ -129,7 +147,8 @@ class LengthConfig:
         """Read a LengthConfig from what a user writes.
 
         Args:
-            value: A LengthConfig, a string such as "1,0.8,0.5" (brackets and spaces allowed) or a sequence of numbers.
+            value: A LengthConfig, a string such as "1,0.8,0.5", or "1,0.8,0.8@2" to stop after two layers (brackets
+                and spaces allowed), or a sequence of numbers.
             num_layers: Layers of the model it is for, if known.
 
         Returns:
@@ -141,8 +160,14 @@ class LengthConfig:
         if isinstance(value, cls):
             config = value
         elif isinstance(value, str):
-            parts: Iterable[Any] = (part.strip() for part in value.strip("()[] ").split(","))
-            config = cls(tuple(part for part in parts if part))
+            ratios, at, exit_layer = (part.strip() for part in value.partition("@"))
+            if at and not exit_layer.isdecimal():
+                raise LengthConfigError(
+                    f"{value!r} has {exit_layer!r} after @, but the number of layers that run belongs there, as in "
+                    "1,0.8,0.8@2"
+                )
+            parts: Iterable[Any] = (part.strip() for part in ratios.strip("()[] ").split(","))
+            config = cls(tuple(part for part in parts if part), int(exit_layer) if at else None)
         elif isinstance(value, Iterable):
             config = cls(tuple(value))
         else:
@@ -156,13 +181,18 @@ class LengthConfig:
 
     @property
     def num_layers(self) -> int:
-        """Number of layers."""
+        """Number of layers of the model, those that do not run included."""
         return len(self.retention)
 
     @property
+    def depth(self) -> int:
+        """Number of layers that run."""
+        return self.num_layers if self.exit_layer is None else self.exit_layer
+
+    @property
     def is_full(self) -> bool:
-        """True if no layer drops a token."""
-        return self.retention[-1] == 1.0
+        """True if every layer runs and none drops a token."""
+        return self.exit_layer is None and self.retention[-1] == 1.0
 
     @property
     def drop_layers(self) -> tuple[int, ...]:
@@ -171,11 +201,17 @@ class LengthConfig:
         return tuple(layer for layer, (p, r) in enumerate(zip(previous, self.retention, strict=True)) if r < p)
 
     def num_tokens(self, num_real_tokens: int, min_tokens: int = 1) -> tuple[int, ...]:
-        """Count the tokens that leave each layer for a sequence of `num_real_tokens` real tokens."""
-        return tuple(num_tokens_kept(ratio, num_real_tokens, min_tokens) for ratio in self.retention)
+        """Count the tokens that leave each layer that runs, for a sequence of `num_real_tokens` real tokens."""
+        return tuple(num_tokens_kept(ratio, num_real_tokens, min_tokens) for ratio in self.retention[: self.depth])
+
+    def to_budget(self) -> dict[str, Any]:
+        """Write the fields that config.json has for it: "retention", and "exit_layer" unless every layer runs."""
+        exit_layer = {} if self.exit_layer is None else {"exit_layer": self.exit_layer}
+        return {"retention": list(self.retention), **exit_layer}
 
     def __str__(self) -> str:
-        return ",".join(f"{ratio:.4g}" for ratio in self.retention)
+        ratios = ",".join(f"{ratio:.4g}" for ratio in self.retention)
+        return ratios if self.exit_layer is None else f"{ratios}@{self.exit_layer}"
 
 
 def count_macs(
@@ -192,14 +228,16 @@ def count_macs(
     layer and the head runs on restored hidden states. It reproduces the counts of the QuaLA-MiniLM repository
     (`evo_search/parents-iter30.tsv`, measured with torchprofile, whose constant of 768 for mask operations is
     included). Otherwise it counts what this package's graph does: a dropping layer computes attention output and
-    feed-forward for survivors only. The softmax, GELU, top-k and gathers are not counted, as in the published numbers.
+    feed-forward for survivors only, and with "answer" everything, because tokens leave before the layer. The softmax,
+    GELU, top-k and gathers are not counted, as in the published numbers.
 
     Args:
-        num_tokens: Tokens that leave each layer, as `LengthConfig.num_tokens` gives.
+        num_tokens: Tokens that leave each layer that runs, as `LengthConfig.num_tokens` gives.
         sequence_length: Tokens that enter the first layer.
         hidden_size: Width of the hidden states.
         intermediate_size: Width of the feed-forward layer.
-        token_scoring: None for the published method, else the name of a token score ("attention", "question").
+        token_scoring: None for the published method, else the source of the token score: "attention", "question" or
+            "answer".
         num_question_tokens: Rows that "question" scoring reads, [CLS] and separator included.
 
     Returns:
@@ -209,6 +247,9 @@ def count_macs(
     total = sequence_length * d  # LayerNorm of the embeddings
     entering = sequence_length
     for leaving in num_tokens:
+        if token_scoring == "answer" and leaving < entering:
+            total += 2 * entering * d  # span logits of every token, which are its score too
+            entering = leaving
         if token_scoring is None:
             total += 4 * entering * d * d + 2 * entering * entering * d + (entering + leaving) * d
         else:

@@ -8,21 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, QuestionAnsweringModelOutput
-from transformers.utils import logging
 
 from .configuration_quala_minilm import BACKBONE_POSITION_SCHEMES, QuaLAMiniLMConfig
-from .encoder import EncoderOutput, QuaLAMiniLMEmbeddings, QuaLAMiniLMEncoder, Ratios
+from .conversion import HUB_ARGUMENTS, convert_config
+from .encoder import EncoderOutput, QuaLAMiniLMEncoder, Schedule
 from .errors import CheckpointError, ConfigurationError, LengthConfigError
+from .layers import QuaLAMiniLMEmbeddings
 from .length_config import LengthConfig
-from .token_selection import find_tokens
+from .token_selection import find_tokens, is_tracing
 
 
-logger = logging.get_logger(__name__)
-
-# Arguments of from_pretrained that say where a checkpoint is, hence go to its configuration and tokenizer too.
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+SPAN_HEADS = "encoder.span_heads."  # in the names of their parameters
 
 
 class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
@@ -56,8 +54,8 @@ class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
         """Choose the budget of the calls that name none.
 
         Args:
-            budget: A named budget, "full", a LengthConfig, ratios such as "1,1,0.8,0.8,0.5,0.5", or None for full
-                length.
+            budget: A named budget, "full", a LengthConfig, ratios such as "1,1,0.8,0.8,0.5,0.5", or "1,1,1,1,1,1@5"
+                to stop after five layers, or None for full length.
 
         Raises:
             UnknownBudgetError: If it is a name that the model does not carry.
@@ -65,7 +63,9 @@ class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
         """
         self._budget = self.config.resolve_budget(budget)
 
-    def _ratios(self, budget: Any, retention: Tensor | None, skip_layers: Collection[int]) -> Ratios:
+    def _schedule(
+        self, budget: Any, retention: Tensor | None, sizes: Tensor | None, skip_layers: Collection[int]
+    ) -> Schedule:
         layers = self.config.dropping_layers
         illegal = sorted(set(skip_layers) - set(range(self.config.num_hidden_layers)))
         if illegal:
@@ -73,25 +73,26 @@ class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
                 f"skip_layers names layer {illegal[0]}, but the model has layers 0 to "
                 f"{self.config.num_hidden_layers - 1}"
             )
-        if retention is not None:
-            if budget is not None:
-                raise ConfigurationError("give either budget or retention, not both")
-            if not _is_tracing() and tuple(retention.shape) != (len(layers),):
+        if retention is not None and budget is not None:
+            raise ConfigurationError("give either budget or retention, not both")
+        for name, given, expected in (("retention", retention, len(layers)), ("sizes", sizes, 1 + len(layers))):
+            if given is not None and not is_tracing() and tuple(given.shape) != (expected,):
                 raise LengthConfigError(
-                    f"retention has shape {tuple(retention.shape)}, but the model drops tokens in layers "
-                    f"{list(layers)}: it must have shape ({len(layers)},)"
+                    f"{name} has shape {tuple(given.shape)}, but the model drops tokens in layers {list(layers)}: it "
+                    f"must have shape ({expected},)"
                 )
-            return {layer: retention[index] for index, layer in enumerate(layers)}
+        if retention is not None:
+            ratios: dict[int, float | Tensor] = {layer: retention[index] for index, layer in enumerate(layers)}
+            return Schedule(ratios, None, skip_layers, sizes)
         config = self._budget if budget is None else self.config.resolve_budget(budget)
         if config is None:
-            return {}
-        ratios: dict[int, float | Tensor] = {}
-        previous = 1.0
+            return Schedule(skip_layers=skip_layers)
+        ratios, previous = {}, 1.0
         for layer in layers:
             # A layer that keeps what the one before kept selects nothing. A skipped layer leaves its drop to the next.
             if layer not in skip_layers and config.retention[layer] < previous:
                 previous = ratios[layer] = config.retention[layer]
-        return ratios
+        return Schedule(ratios, config.exit_layer, skip_layers, sizes)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -102,6 +103,9 @@ class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
         tokenizer where one is stored with it. Its weights become float32 unless `dtype` says otherwise, since half
         precision trains badly and runs slowly on a CPU. `save_pretrained` then writes a QuaLA-MiniLM. Everything else
         works as in `PreTrainedModel.from_pretrained`.
+
+        Early span heads that the checkpoint lacks start as copies of its span head, which reads the tokens that leave
+        early where there are no other heads: the model loses nothing by having them, and training starts from there.
 
         Args:
             pretrained_model_name_or_path: Folder or repository id.
@@ -115,7 +119,7 @@ class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
             CheckpointError: If the checkpoint is of another kind.
         """
         path, config = pretrained_model_name_or_path, kwargs.get("config")
-        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         if config is None and path is not None:
             stored, _ = PreTrainedConfig.get_config_dict(path, **hub)
             if not stored:
@@ -128,33 +132,19 @@ class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
                     )
                 config = AutoConfig.from_pretrained(path, **hub)
         if isinstance(config, PreTrainedConfig) and not isinstance(config, QuaLAMiniLMConfig):
-            kwargs["config"] = cls._convert_config(config, path, hub, kwargs)
+            kwargs["config"] = convert_config(config, path, hub, kwargs)
             kwargs.setdefault("dtype", torch.float32)
         prefix = "" if cls is QuaLAMiniLMModel else f"{cls.base_model_prefix}."
         kwargs.setdefault("key_mapping", {r"^(bert|roberta)\.": prefix})
-        loaded = super().from_pretrained(path, *args, **kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
+        loaded, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
         # Otherwise save_pretrained would translate the names back to those of the backbone, which it cannot do here.
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._weight_conversions = None
-        return loaded
+        loaded._weight_conversions = None
+        loaded._start_span_heads([*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])])
+        return (loaded, info) if wants_info else loaded
 
-    @staticmethod
-    def _convert_config(
-        backbone: PreTrainedConfig, path: Any, hub: dict[str, Any], kwargs: dict[str, Any]
-    ) -> QuaLAMiniLMConfig:
-        fields = set(QuaLAMiniLMConfig.__dataclass_fields__) - {"dtype"}  # which says how to load, not what
-        overrides = {name: kwargs.pop(name) for name in fields & set(kwargs)}
-        reason = None
-        if "sep_token_id" not in overrides and path is not None:
-            separator, reason = _find_separator(path, hub)
-            if separator is not None:
-                overrides["sep_token_id"] = separator
-        config = QuaLAMiniLMConfig.from_backbone_config(backbone, **overrides)
-        if reason is not None and "sep_token_id" not in overrides:
-            logger.warning(
-                f"{path}: no separator from its tokenizer ({reason}), so token {config.sep_token_id}, the usual one, "
-                "is taken to end the question; pass sep_token_id if it is another"
-            )
-        return config
+    def _start_span_heads(self, new: Collection[str]) -> None:
+        """Initialise the early span heads that a checkpoint lacks; a model without a task head leaves them random."""
 
 
 class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
@@ -179,18 +169,18 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
     def encode(
         self,
         readout: Callable[[Tensor], Tensor],
-        ratios: Ratios,
+        schedule: Schedule,
         input_ids: Tensor,
         attention_mask: Tensor | None,
         token_type_ids: Tensor | None,
         position_ids: Tensor | None,
         **options: Any,
     ) -> EncoderOutput:
-        """Embed and encode; see `QuaLAMiniLMEncoder.forward` for `readout`, `ratios` and the options.
+        """Embed and encode; see `QuaLAMiniLMEncoder.forward` for `readout`, `schedule` and the options.
 
         Args:
             readout: What to read of each token where it leaves.
-            ratios: Retention ratio of each layer that drops.
+            schedule: What to run.
             input_ids: *Shape:* `(batch_size, sequence_length)`
             attention_mask: *Shape:* `(batch_size, sequence_length)`
             token_type_ids: *Shape:* `(batch_size, sequence_length)`
@@ -202,10 +192,11 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
 
         Raises:
             ConfigurationError: If the sequence is longer than the model has positions.
+            LengthConfigError: If sizes are given that do not fit the batch.
         """
         limit = self.config.max_position_embeddings
         limit -= self.embeddings.pad_token_id + 1 if self.config.position_scheme == "roberta" else 0
-        if not _is_tracing() and input_ids.shape[1] > limit:
+        if not is_tracing() and input_ids.shape[1] > limit:
             raise ConfigurationError(
                 f"a sequence of {input_ids.shape[1]} tokens exceeds the {limit} positions of the model; "
                 "use windows of at most that many tokens"
@@ -214,7 +205,7 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         tokens = find_tokens(input_ids, attention_mask, self.config.sep_token_id, self.config.protected_tokens)
         embeddings = self.embeddings(input_ids, token_type_ids, position_ids)
-        return self.encoder(embeddings, tokens, ratios, readout, **options)  # type: ignore[no-any-return]
+        return self.encoder(embeddings, tokens, schedule, readout, **options)  # type: ignore[no-any-return]
 
     def forward(
         self,
@@ -224,6 +215,7 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
         position_ids: Tensor | None = None,
         budget: Any = None,
         retention: Tensor | None = None,
+        sizes: Tensor | None = None,
         skip_layers: Collection[int] = (),
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -239,6 +231,9 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
             budget: As in `set_budget`; None takes what `set_budget` chose.
             retention: Retention ratio of each layer in `config.dropping_layers`, instead of a budget: the form in
                 which an exported graph takes it. *Shape:* `(num_dropping_layers,)`
+            sizes: Leading tokens that hold every question, then the tokens of the widest sample that leave each layer
+                in `config.dropping_layers`, as `plan_sizes` gives them; larger numbers give the same result. Counted
+                if None. *Shape:* `(1 + num_dropping_layers,)`
             skip_layers: Layers that LayerDrop removes.
             output_hidden_states: Return the hidden states of every layer, each with the tokens that left it.
             return_dict: False returns a tuple.
@@ -248,12 +243,11 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
         """
         encoded = self.encode(
             nn.Identity(),
-            self._ratios(budget, retention, skip_layers),
+            self._schedule(budget, retention, sizes, skip_layers),
             input_ids,
             attention_mask,
             token_type_ids,
             position_ids,
-            skip_layers=skip_layers,
             output_hidden_states=_default(output_hidden_states, self.config.output_hidden_states),
         )
         output = BaseModelOutput(last_hidden_state=encoded.last_readout, hidden_states=encoded.hidden_states)
@@ -262,14 +256,17 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
 
 @dataclass
 class QuaLAQuestionAnsweringOutput(QuestionAnsweringModelOutput):
-    """Start and end logits, and how far each token got.
+    """Start and end logits, how far each token got, and the logits of earlier exits.
 
     Args:
         survival: Number of layers that each token went through, if asked for.
             *Shape:* `(batch_size, sequence_length)`
+        exit_logits: For every number of layers from 0 on, start and end logits of a pass that stops there, if asked
+            for. *Shape:* `(batch_size, sequence_length, 2)` each
     """
 
     survival: Tensor | None = None
+    exit_logits: tuple[Tensor, ...] | None = None
 
 
 class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
@@ -281,6 +278,12 @@ class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
+    @torch.no_grad()
+    def _start_span_heads(self, new: Collection[str]) -> None:
+        for name, parameter in self.named_parameters():
+            if name in new and SPAN_HEADS in name:
+                parameter.copy_(getattr(self.qa_outputs, name.rpartition(".")[2]))
+
     def forward(
         self,
         input_ids: Tensor,
@@ -291,9 +294,11 @@ class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
         end_positions: Tensor | None = None,
         budget: Any = None,
         retention: Tensor | None = None,
+        sizes: Tensor | None = None,
         skip_layers: Collection[int] = (),
         output_hidden_states: bool | None = None,
         output_survival: bool = False,
+        output_exit_logits: bool = False,
         return_dict: bool | None = None,
     ) -> Any:
         """Score every token as the start and as the end of the answer.
@@ -310,9 +315,13 @@ class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
             budget: As in `set_budget`; None takes what `set_budget` chose.
             retention: Retention ratio of each layer in `config.dropping_layers`, instead of a budget: the form in
                 which an exported graph takes it. *Shape:* `(num_dropping_layers,)`
+            sizes: Leading tokens that hold every question, then the tokens of the widest sample that leave each layer
+                in `config.dropping_layers`, as `plan_sizes` gives them; larger numbers give the same result. Counted
+                if None. *Shape:* `(1 + num_dropping_layers,)`
             skip_layers: Layers that LayerDrop removes.
             output_hidden_states: Return the hidden states of every layer, each with the tokens that left it.
             output_survival: Return how many layers each token went through.
+            output_exit_logits: Return the logits of every exit that the pass goes by; needs early span heads.
             return_dict: False returns a tuple.
 
         Returns:
@@ -320,54 +329,57 @@ class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
             where positions were given.
 
         Raises:
-            ConfigurationError: If both budget and retention are given, or the sequence is too long.
-            LengthConfigError: If the budget does not fit the model.
+            ConfigurationError: If both budget and retention are given, the sequence is too long, or exit logits are
+                asked of a model without early span heads.
+            LengthConfigError: If the budget does not fit the model, or sizes do not fit the batch.
             UnknownBudgetError: If the model has no budget of that name.
         """
+        if output_exit_logits and not self.config.has_span_heads:
+            raise ConfigurationError("output_exit_logits needs early span heads, but span_heads of the model is False")
         encoded = self.quala.encode(
             self.qa_outputs,
-            self._ratios(budget, retention, skip_layers),
+            self._schedule(budget, retention, sizes, skip_layers),
             input_ids,
             attention_mask,
             token_type_ids,
             position_ids,
-            skip_layers=skip_layers,
+            reads_spans=True,
             output_hidden_states=_default(output_hidden_states, self.config.output_hidden_states),
             output_survival=output_survival,
+            output_exit_logits=output_exit_logits,
         )
         start_logits, end_logits = (logits.contiguous() for logits in encoded.last_readout.unbind(dim=-1))
         loss = None
         if start_positions is not None and end_positions is not None:
-            loss = (_span_loss(start_logits, start_positions) + _span_loss(end_logits, end_positions)) / 2
+            loss = span_loss((start_logits, end_logits), (start_positions, end_positions))
         output = QuaLAQuestionAnsweringOutput(
             loss=loss,
             start_logits=start_logits,
             end_logits=end_logits,
             hidden_states=encoded.hidden_states,
             survival=encoded.survival,
+            exit_logits=encoded.exit_logits,
         )
         return output if _default(return_dict, self.config.return_dict) else output.to_tuple()
 
 
-def _find_separator(path: Any, hub: dict[str, Any]) -> tuple[int | None, str]:
-    """Return the separator that the tokenizer beside a checkpoint names, or None and the reason."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        return None, str(error).strip().partition("\n")[0]
-    # Where no tokenizer is stored, transformers makes one up that knows special tokens only, under numbers of its own.
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        return None, "there is none"
-    return tokenizer.sep_token_id, "it names none"
+def span_loss(logits: tuple[Tensor, Tensor], positions: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean of the cross-entropies of the start and of the end.
 
+    Args:
+        logits: Start and end logits. *Shape:* `(batch_size, sequence_length)` each
+        positions: Index of the answer's first and last token; one outside the sequence is ignored.
+            *Shape:* `(batch_size,)` each
 
-def _span_loss(logits: Tensor, positions: Tensor) -> Tensor:
-    ignored = logits.shape[1]
-    return nn.functional.cross_entropy(logits, positions.reshape(-1).clamp(0, ignored), ignore_index=ignored)
-
-
-def _is_tracing() -> bool:
-    return torch.jit.is_tracing()  # type: ignore[attr-defined,no-any-return,no-untyped-call]
+    Returns:
+        A scalar.
+    """
+    ignored = logits[0].shape[1]
+    start, end = (
+        nn.functional.cross_entropy(values, index.reshape(-1).clamp(0, ignored), ignore_index=ignored)
+        for values, index in zip(logits, positions, strict=True)
+    )
+    return (start + end) / 2
 
 
 def _default(value: bool | None, default: bool | None) -> bool:
@@ -379,4 +391,5 @@ __all__ = [
     "QuaLAMiniLMModel",
     "QuaLAMiniLMPreTrainedModel",
     "QuaLAQuestionAnsweringOutput",
+    "span_loss",
 ]

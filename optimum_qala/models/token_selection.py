@@ -22,18 +22,25 @@ TIE_BREAK = 1e-3
 _NEVER, _ALWAYS = -1e9, 1e9
 
 
+# What a token score may read, and when tokens leave by it.
+SCORE_SOURCES = ("attention", "question", "answer")
+
+
 @dataclass(frozen=True)
 class TokenScore:
     """A way to score tokens.
 
     Args:
-        score: Maps the attention probabilities of the scoring rows, `(batch_size, num_heads, num_rows, num_tokens)`,
-            and the mask of the rows that count, `(batch_size, num_rows)`, to scores `(batch_size, num_tokens)`.
-        needs_question: True if the rows are [CLS] and the question, False if they are all tokens.
+        score: Maps what `source` names to scores, `(batch_size, num_tokens)`.
+        source: "attention" gives attention probabilities of all rows, "question" those of [CLS] and the question,
+            `(batch_size, num_heads, num_rows, num_tokens)`, and the mask of the rows that count,
+            `(batch_size, num_rows)`; tokens leave after they were read as keys and values. "answer" gives the logits
+            of the span head on the layer's input, `(batch_size, num_tokens, 2)`, and the mask of the tokens,
+            `(batch_size, num_tokens)`; tokens leave before the layer.
     """
 
     score: Callable[[Tensor, Tensor], Tensor]
-    needs_question: bool
+    source: str
 
 
 TOKEN_SCORES: dict[str, TokenScore] = {}
@@ -47,12 +54,14 @@ def register_token_score(name: str, token_score: TokenScore) -> None:
         token_score: The score.
 
     Raises:
-        ConfigurationError: If the name is taken or not lower-case.
+        ConfigurationError: If the name is taken or not lower-case, or the source is none of `SCORE_SOURCES`.
     """
     if name in TOKEN_SCORES:
         raise ConfigurationError(f"token score {name!r} is registered already")
     if not name or name != name.lower():
         raise ConfigurationError(f"token score name {name!r} must be lower-case")
+    if token_score.source not in SCORE_SOURCES:
+        raise ConfigurationError(f"source {token_score.source!r} of token score {name!r} is not in {SCORE_SOURCES}")
     TOKEN_SCORES[name] = token_score
 
 
@@ -75,8 +84,27 @@ def column_sums(probabilities: Tensor, row_mask: Tensor) -> Tensor:
     return torch.matmul(votes, probabilities).sum(dim=(1, 2))
 
 
-register_token_score("attention", TokenScore(column_sums, needs_question=False))
-register_token_score("question", TokenScore(column_sums, needs_question=True))
+def span_margins(span_logits: Tensor, valid: Tensor) -> Tensor:
+    """Say how near each token comes to the best start or the best end of the answer.
+
+    Args:
+        span_logits: Start and end logits. *Shape:* `(batch_size, num_tokens, 2)`
+        valid: 1 for tokens. *Shape:* `(batch_size, num_tokens)`
+
+    Returns:
+        The larger one of two margins: the start logit minus the highest start logit of a token, and the same of the
+        end. Plus `TIE_BREAK` times the smaller one, for the best start and the best end would tie.
+        *Shape:* `(batch_size, num_tokens)`
+    """
+    logits = span_logits.to(torch.float32)  # in half precision the differences would tie
+    best = torch.where(valid.unsqueeze(-1) > 0, logits, _NEVER).amax(dim=1, keepdim=True)
+    margins = logits - best
+    return margins.amax(dim=2) + TIE_BREAK * margins.amin(dim=2)
+
+
+register_token_score("attention", TokenScore(column_sums, source="attention"))
+register_token_score("question", TokenScore(column_sums, source="question"))
+register_token_score("answer", TokenScore(span_margins, source="answer"))
 
 
 @dataclass
@@ -102,11 +130,14 @@ class Tokens:
     question: Tensor
 
 
+def is_tracing() -> bool:
+    """Tell whether a graph is being traced, in which sizes and counts are tensors."""
+    return torch.jit.is_tracing()  # type: ignore[attr-defined,no-any-return,no-untyped-call]
+
+
 def as_size(count: Tensor) -> int:
     """Make a size of a 0-dimensional tensor: an integer, or while tracing the tensor, so that it stays dynamic."""
-    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-        return count  # type: ignore[return-value]
-    return int(count)
+    return count if is_tracing() else int(count)  # type: ignore[return-value]
 
 
 def find_tokens(input_ids: Tensor, attention_mask: Tensor, sep_token_id: int, protected_tokens: str) -> Tokens:
@@ -168,7 +199,9 @@ class Survivors:
     is_kept: Tensor
 
 
-def select_survivors(scores: Tensor, tokens: Tokens, num_kept: Tensor, score_pooling: int) -> Survivors:
+def select_survivors(
+    scores: Tensor, tokens: Tokens, num_kept: Tensor, score_pooling: int, width: int | None = None
+) -> Survivors:
     """Choose the survivors: the protected tokens, then those of the highest pooled scores.
 
     Args:
@@ -176,9 +209,10 @@ def select_survivors(scores: Tensor, tokens: Tokens, num_kept: Tensor, score_poo
         tokens: The tokens that enter the layer.
         num_kept: Tokens that each sample keeps. *Shape:* `(batch_size,)`
         score_pooling: Neighbours on each side over which the maximum is taken; neighbours are surviving tokens.
+        width: Entries of each sample, surplus ones included; as many as the sample that keeps most if None.
 
     Returns:
-        The survivors, as wide as the sample that keeps most.
+        The survivors.
     """
     num_tokens = scores.shape[1]
     # In float32: half precision would tie scores that differ, and cannot hold the constants below.
@@ -189,9 +223,9 @@ def select_survivors(scores: Tensor, tokens: Tokens, num_kept: Tensor, score_poo
         ).squeeze(1)
         scores = pooled + TIE_BREAK * scores
     scores = torch.where(tokens.protected > 0, _ALWAYS, torch.where(tokens.valid > 0, scores, _NEVER))
-    widest = as_size(num_kept.max())
-    best = torch.topk(scores, widest, dim=1).indices
-    surplus = torch.arange(widest, device=best.device).unsqueeze(0) >= num_kept.unsqueeze(1)
+    width = as_size(num_kept.max()) if width is None else width
+    best = torch.topk(scores, width, dim=1).indices
+    surplus = torch.arange(width, device=best.device).unsqueeze(0) >= num_kept.unsqueeze(1)
     ordered = torch.sort(torch.where(surplus, num_tokens, best), dim=1).values
     is_kept = ordered < num_tokens
     return Survivors(torch.where(is_kept, ordered, 0), is_kept)

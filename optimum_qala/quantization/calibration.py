@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from optimum_qala.errors import DataError
 from optimum_qala.inference.graph import retention_of
+from optimum_qala.inference.sizes import plan_sizes
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET, QuaLAMiniLMConfig
 from optimum_qala.models.length_config import LengthConfig
-from optimum_qala.quantization.configuration import RETENTION_INPUT
+from optimum_qala.quantization.configuration import RETENTION_INPUT, SIZES_INPUT
 from optimum_qala.question_answering.features import collate
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.question_answering.windows import WindowOptions, make_windows
@@ -77,7 +78,8 @@ def calibration_samples(
         seed: Seed of the choice.
 
     Returns:
-        Inputs of one window each, without padding.
+        Inputs of one window each, without padding. The graph runs all its layers and exits on each, whichever one the
+        budget stops at.
 
     Raises:
         DataError: If there are no records, or one is bad.
@@ -98,7 +100,9 @@ def calibration_samples(
             sample.pop("token_type_ids", None)
         elif "token_type_ids" not in sample:
             sample["token_type_ids"] = np.zeros_like(sample["input_ids"])
-        sample[RETENTION_INPUT] = retention_of(next(turns), config.dropping_layers)
+        budget = next(turns)
+        sample[RETENTION_INPUT] = retention_of(budget, config.dropping_layers)
+        sample[SIZES_INPUT] = plan_sizes(sample["input_ids"], sample["attention_mask"], config, budget)
         samples.append(sample)
     return samples
 

@@ -13,13 +13,22 @@ from transformers.utils import logging
 from optimum_qala.errors import CheckpointError, ConfigurationError
 
 
-__all__ = ["CONFIG_NAME", "IR_NAME", "PRECISIONS", "RETENTION_INPUT", "OVQuaLAConfig"]
+__all__ = [
+    "CONFIG_NAME",
+    "IR_NAME",
+    "PRECISIONS",
+    "RETENTION_INPUT",
+    "SIZES_INPUT",
+    "OVQuaLAConfig",
+    "logit_names",
+]
 
 logger = logging.get_logger(__name__)
 
 CONFIG_NAME = "openvino_quala_config.json"
 IR_NAME = "openvino_model.xml"
 RETENTION_INPUT = "retention"
+SIZES_INPUT = "sizes"
 
 PRECISIONS = ("f32", "bf16")
 PRESETS = ("performance", "mixed")
@@ -27,6 +36,12 @@ OVERFLOW_FIXES = ("auto", "enable", "disable")
 DROP_LAYERS = ("model", "budgets")
 DEFAULT_SMOOTH_QUANT_ALPHA = 0.5
 DEFAULT_OUTLIER_FACTOR = 2.0
+
+
+def logit_names(exit_layer: int | None = None) -> tuple[str, str]:
+    """Name the graph's outputs for start and end logits after `exit_layer` layers, or after all if None."""
+    suffix = "" if exit_layer is None else f"_{exit_layer}"
+    return f"start_logits{suffix}", f"end_logits{suffix}"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Export to OpenVINO: one graph that serves every budget, because the retention ratios are one of its inputs."""
+"""Export to OpenVINO: one graph that serves every budget.
+
+The retention ratios are one of its inputs, and the logits after every number of layers that a budget may stop at are
+among its outputs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from optimum_qala._compat import require
 from optimum_qala.errors import BackendError, ConfigurationError
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering, QuaLAMiniLMPreTrainedModel
-from optimum_qala.quantization.configuration import IR_NAME, RETENTION_INPUT
+from optimum_qala.quantization.configuration import IR_NAME, RETENTION_INPUT, SIZES_INPUT, logit_names
 
 
 require("openvino", "exporting to OpenVINO")
@@ -25,35 +29,67 @@ from optimum.exporters.openvino.model_configs import (  # noqa: E402
     BertOpenVINOConfig,
     register_in_tasks_manager,
 )
-from optimum.utils.input_generators import DummyInputGenerator  # noqa: E402
+from optimum.exporters.openvino.patching_utils import ModelPatcher  # noqa: E402
+from optimum.utils.input_generators import DEFAULT_DUMMY_SHAPES, DummyInputGenerator  # noqa: E402
 
 
 __all__ = ["QuaLAMiniLMOpenVINOConfig", "export_model", "narrow_config", "register_export"]
 
 
-class DummyRetentionGenerator(DummyInputGenerator):  # type: ignore[misc]
-    """Makes the retention input of the example that the model is traced with."""
+class DummyBudgetGenerator(DummyInputGenerator):  # type: ignore[misc]
+    """Makes the inputs that describe the budget, for the example that the model is traced with."""
 
-    SUPPORTED_INPUT_NAMES = (RETENTION_INPUT,)
+    SUPPORTED_INPUT_NAMES = (RETENTION_INPUT, SIZES_INPUT)
 
-    def __init__(self, task: str, normalized_config: Any, **_: Any) -> None:
+    def __init__(
+        self,
+        task: str,
+        normalized_config: Any,
+        sequence_length: int = DEFAULT_DUMMY_SHAPES["sequence_length"],
+        **_: Any,
+    ) -> None:
+        self.sequence_length = sequence_length
         self.num_dropping_layers = len(normalized_config.config.dropping_layers)
 
     def generate(
         self, input_name: str, framework: str = "pt", int_dtype: str = "int64", float_dtype: str = "fp32"
     ) -> torch.Tensor:
-        """Return falling ratios, so that every layer of the example drops. *Shape:* `(num_dropping_layers,)`."""
+        """Return falling ratios, so that every layer of the example drops, or sizes that fit whatever it holds."""
+        if input_name == SIZES_INPUT:
+            return torch.full((1 + self.num_dropping_layers,), self.sequence_length, dtype=torch.int64)
         return torch.linspace(0.9, 0.5, self.num_dropping_layers, dtype=torch.float32)
 
 
-class QuaLAMiniLMOpenVINOConfig(BertOpenVINOConfig):  # type: ignore[misc]
-    """How Optimum exports a QuaLA-MiniLM: as a BERT, with one input more.
+class QuaLAMiniLMPatcher(ModelPatcher):  # type: ignore[misc]
+    """Makes the forward call that is traced return every output of the graph by its name."""
 
-    `retention` holds the retention ratio of each layer in `config.dropping_layers`. Segment ids are an input only of
-    models that tell segments apart.
+    def __init__(self, config: Any, model: Any, model_kwargs: dict[str, Any] | None = None) -> None:
+        super().__init__(config, model, model_kwargs)
+        forward = self.orig_forward
+        has_exits = model.config.has_span_heads
+
+        @functools.wraps(forward)
+        def patched_forward(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+            output = forward(*args, **kwargs, output_exit_logits=has_exits)
+            logits = [output.start_logits, output.end_logits]
+            for exit_logits in (output.exit_logits or ())[1:]:  # no budget stops before the first layer
+                logits += [values.contiguous() for values in exit_logits.unbind(dim=-1)]
+            return dict(zip(config.outputs, logits, strict=True))
+
+        self.patched_forward = patched_forward
+
+
+class QuaLAMiniLMOpenVINOConfig(BertOpenVINOConfig):  # type: ignore[misc]
+    """How Optimum exports a QuaLA-MiniLM: as a BERT, with two inputs more, and two outputs more for every exit.
+
+    `retention` holds the retention ratio of each layer in `config.dropping_layers`, `sizes` what `plan_sizes` counts.
+    Segment ids are an input only of models that tell segments apart. Of a model with early span heads,
+    `start_logits_<e>` and `end_logits_<e>` are the logits after e layers, for e from 1 to the number of layers less
+    one.
     """
 
-    DUMMY_INPUT_GENERATOR_CLASSES = (*BertOpenVINOConfig.DUMMY_INPUT_GENERATOR_CLASSES, DummyRetentionGenerator)
+    DUMMY_INPUT_GENERATOR_CLASSES = (*BertOpenVINOConfig.DUMMY_INPUT_GENERATOR_CLASSES, DummyBudgetGenerator)
+    _MODEL_PATCHER = QuaLAMiniLMPatcher
 
     @property
     def inputs(self) -> dict[str, dict[int, str]]:
@@ -61,7 +97,14 @@ class QuaLAMiniLMOpenVINOConfig(BertOpenVINOConfig):  # type: ignore[misc]
         inputs = dict(super().inputs)
         if self._config.type_vocab_size < 2:
             del inputs["token_type_ids"]
-        return {**inputs, RETENTION_INPUT: {}}
+        return {**inputs, RETENTION_INPUT: {}, SIZES_INPUT: {}}
+
+    @property
+    def outputs(self) -> dict[str, dict[int, str]]:
+        """Names of the outputs, and their dynamic axes."""
+        exits = range(1, self._config.num_hidden_layers) if self._config.has_span_heads else ()
+        names = [name for exit_layer in (None, *exits) for name in logit_names(exit_layer)]
+        return {name: {0: "batch_size", 1: "sequence_length"} for name in names}
 
 
 def export_model(

@@ -86,13 +86,14 @@ def predict(
     Args:
         model: A torch module or any callable that takes `input_ids`, `attention_mask` and, if its tokenizer makes
             them, `token_type_ids`, and gives `start_logits` and `end_logits`. A torch module runs in evaluation mode
-            and is left in the mode that it was in.
+            and is left in the mode that it was in. A model may have a method `fill_batch(lengths)` that says how many
+            of the next windows, given by their padded lengths from the longest on, it wants in one call.
         tokenizer: Its fast tokenizer.
         records: The records.
         budget: Passed to the model as `budget=` unless None.
         window_options: How contexts are cut.
         decode_options: How answers are chosen.
-        batch_size: Windows per call of the model.
+        batch_size: Windows per call of the model; at most, where the model has `fill_batch`.
         pad_to_length: Pad every batch to this length, instead of to its longest window.
         pad_to_multiple_of: Pad every batch to a multiple of this.
         buffer_size: Records that are read ahead, fewer if their contexts are long.
@@ -246,8 +247,7 @@ def _run_model(
     # reproducible.
     order = sorted(range(len(windows)), key=lambda index: -len(windows[index]))
     with _evaluation_mode(run.model):
-        for first in range(0, len(order), run.batch_size):
-            chosen = order[first : first + run.batch_size]
+        for chosen in _batches(run, order, windows):
             tensors = collate(
                 [windows[index] for index in chosen], run.tokenizer, run.pad_to_multiple_of, run.pad_to_length
             )
@@ -263,6 +263,24 @@ def _run_model(
                             f"'{records[windows[index].record_index].id}'; check its weights and its precision"
                         )
     return start_logits, end_logits
+
+
+def _batches(run: _Run, order: Sequence[int], windows: Sequence[Window]) -> Iterator[Sequence[int]]:
+    """Cut sorted windows into batches, of the size that the model wants at their length if it wants one."""
+    fill = getattr(run.model, "fill_batch", None)
+    first = 0
+    while first < len(order):
+        chosen = order[first : first + run.batch_size]
+        if fill is not None:
+            lengths = [padded_length(len(windows[one]), run.pad_to_multiple_of, run.pad_to_length) for one in chosen]
+            count = fill(lengths)
+            if not 1 <= count <= len(chosen):
+                raise BackendError(
+                    f"fill_batch of the model gave {count} for {len(chosen)} windows; 1 to all are legal"
+                )
+            chosen = chosen[:count]
+        yield chosen
+        first += len(chosen)
 
 
 def _call(run: _Run, tensors: dict[str, torch.Tensor]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

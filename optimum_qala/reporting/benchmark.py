@@ -80,6 +80,7 @@ class Candidate:
         precision: What float operations run in.
         threads: Threads it runs on.
         baseline: Name of the candidate that its speed-up refers to.
+        padding: How the model itself pads what it is given, if it does.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Candidate:
     precision: str
     threads: int
     baseline: str
+    padding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ class BenchmarkRow:
         precision: Precision of its float operations.
         threads: Threads it ran on.
         batch_size: Windows per call.
-        padding: "longest" (to the longest window of the batch; with one window none at all) or "fixed N".
+        padding: "longest" (to the longest window of the batch; with one window none at all), "multiple of N" (that,
+            rounded up) or "fixed N".
         median_ms: Median milliseconds per window.
         p90_ms: 90th percentile of the same.
         speedup: How many times faster than the baseline: median over the passes of the ratio of total times.
@@ -165,8 +168,7 @@ def measure(
         groups = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
         for pad_to in (None, options.pad_to)[: 1 if options.pad_to is None else 2]:
             times = _time(candidates, groups, pad_to, options, progress)
-            padding = "longest" if pad_to is None else f"fixed {pad_to}"
-            rows += _rows(candidates, groups, times, batch_size, padding)
+            rows += _rows(candidates, groups, times, batch_size, pad_to)
     return rows
 
 
@@ -208,7 +210,7 @@ def _rows(
     groups: Sequence[Sequence[Window]],
     times: dict[str, list[list[float]]],
     batch_size: int,
-    padding: str,
+    pad_to: int | None,
 ) -> Iterator[BenchmarkRow]:
     for candidate in candidates:
         own, base = times[candidate.name], times[candidate.baseline]
@@ -222,7 +224,7 @@ def _rows(
             precision=candidate.precision,
             threads=candidate.threads,
             batch_size=batch_size,
-            padding=padding,
+            padding=candidate.padding or "longest" if pad_to is None else f"fixed {pad_to}",
             median_ms=statistics.median(per_window),
             p90_ms=_percentile(per_window, 0.9),
             speedup=statistics.median(sum(b) / sum(o) for b, o in zip(base, own, strict=True)),

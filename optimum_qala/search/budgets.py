@@ -117,7 +117,8 @@ def choose_budgets(
             over the search's own f1.
 
     Returns:
-        Fields by budget name: "retention", "f1" and what `describe` gives. "full" is always there.
+        Fields by budget name: "retention", "exit_layer" if it stops early, "f1" and what `describe` gives. "full" is
+        always there.
 
     Raises:
         ConfigurationError: See `select_budgets`.
@@ -128,7 +129,7 @@ def choose_budgets(
     }
     return {
         name: {
-            "retention": list(candidate.length_config.retention),
+            **candidate.length_config.to_budget(),
             "f1": candidate.score,
             **(describe(candidate) if describe is not None else {}),
         }

@@ -23,7 +23,7 @@ FORMAT_VERSION = 1
 # Ratios that agree to this many decimals are one config: finer differences never move a token count.
 KEY_DECIMALS = 6
 
-_Key = tuple[float, ...]
+_Key = tuple[tuple[float, ...], int | None]
 
 
 @dataclass
@@ -120,7 +120,7 @@ class EvaluationStore:
             "version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
             "evaluations": [
-                {"retention": list(key), "cost": record.cost, "score": record.score}
+                {**LengthConfig(*key).to_budget(), "cost": record.cost, "score": record.score}
                 for key, record in self._records.items()
             ],
         }
@@ -154,12 +154,12 @@ class EvaluationStore:
         self._check_fingerprint(fingerprint)
         for index, entry in enumerate(evaluations):
             try:
-                key = _key(LengthConfig(tuple(entry["retention"])))
+                key = _key(LengthConfig(tuple(entry["retention"]), entry.get("exit_layer")))
                 record = _Record(_number(entry["cost"]), _number(entry["score"]))
             except (LengthConfigError, KeyError, TypeError, ValueError) as error:
                 raise self._corrupt(f"evaluation {index}: {type(error).__name__}: {error}") from None
             if key in self._records:
-                raise self._corrupt(f"evaluation {index} repeats LengthConfig {LengthConfig(key)}")
+                raise self._corrupt(f"evaluation {index} repeats LengthConfig {LengthConfig(*key)}")
             self._records[key] = record
 
     def _check_fingerprint(self, found: Mapping[str, Any]) -> None:
@@ -180,7 +180,7 @@ class EvaluationStore:
 
 
 def _key(length_config: LengthConfig) -> _Key:
-    return tuple(round(ratio, KEY_DECIMALS) for ratio in length_config.retention)
+    return tuple(round(ratio, KEY_DECIMALS) for ratio in length_config.retention), length_config.exit_layer
 
 
 def _number(value: Any) -> float | None:

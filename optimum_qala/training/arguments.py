@@ -13,11 +13,12 @@ from optimum_qala.errors import ConfigurationError
 
 @dataclass
 class QuaLATrainingArguments(TrainingArguments):
-    """`TrainingArguments` plus LengthDrop, LayerDrop, the sandwich rule and in-place distillation.
+    """`TrainingArguments` plus LengthDrop, LayerDrop, early exits, deep supervision and in-place distillation.
 
     Every optimisation step runs the full-length model on the labels and then sub-models, which learn from the
-    full-length model's logits: the smallest one and a few random ones (sandwich rule). Settings of the published
-    recipe, where they differ from the defaults: `num_random_sub_models=2`, `layer_drop_prob=0.2`,
+    full-length model's logits: the smallest one and a few random ones (sandwich rule). In a model with early span
+    heads the full-length pass trains these too, on the labels and on its own final logits (deep supervision). Settings
+    of the published recipe, where they differ from the defaults: `num_random_sub_models=2`, `layer_drop_prob=0.2`,
     `divergence="reverse"`.
 
     Raises:
@@ -34,6 +35,14 @@ class QuaLATrainingArguments(TrainingArguments):
     layer_drop_prob: float = field(
         default=0.0, metadata={"help": "Probability with which a sub-model skips each layer (LayerDrop)."}
     )
+    deep_supervision_weight: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the early span heads' loss beside that of the full-length model, if it has any."},
+    )
+    early_exit_prob: float = field(
+        default=0.0, metadata={"help": "Probability with which a random sub-model stops at an early span head."}
+    )
+    min_exit_layer: int = field(default=1, metadata={"help": "Fewest layers that a sub-model runs."})
     divergence: str = field(
         default="forward",
         metadata={"help": "How sub-models learn from the full-length model: forward, reverse or skew KL."},
@@ -67,12 +76,18 @@ class QuaLATrainingArguments(TrainingArguments):
         for name in ("drop_ratio_bound", "layer_drop_prob"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigurationError(f"{name} {getattr(self, name)} is not in [0, 1)")
-        for name in ("sub_model_label_weight", "teacher_weight"):
+        if not 0.0 <= self.deep_supervision_weight < float("inf"):
+            raise ConfigurationError(
+                f"deep_supervision_weight {self.deep_supervision_weight} is not a number of at least 0; 0 turns it off"
+            )
+        if self.min_exit_layer < 1:
+            raise ConfigurationError(f"min_exit_layer {self.min_exit_layer} is less than 1")
+        for name in ("sub_model_label_weight", "teacher_weight", "early_exit_prob"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigurationError(f"{name} {getattr(self, name)} is not in [0, 1]")
 
     @property
     def num_sub_models(self) -> int:
         """Sub-model passes in every step; 0 means that length-adaptive training is off."""
-        can_drop = self.drop_ratio_bound > 0.0 or self.layer_drop_prob > 0.0
-        return (int(self.smallest_sub_model) + self.num_random_sub_models) if can_drop else 0
+        is_adaptive = self.drop_ratio_bound > 0.0 or self.layer_drop_prob > 0.0 or self.early_exit_prob > 0.0
+        return (int(self.smallest_sub_model) + self.num_random_sub_models) if is_adaptive else 0

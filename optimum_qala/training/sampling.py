@@ -1,6 +1,6 @@
-"""Random sub-models for length-adaptive training: LengthDrop and LayerDrop. Needs no torch.
+"""Random sub-models for length-adaptive training: LengthDrop, LayerDrop and early exits. Needs no torch.
 
-Both come from the Length-Adaptive Transformer (Kim & Cho, arXiv 2010.07003). LengthDrop there draws token
+The first two come from the Length-Adaptive Transformer (Kim & Cho, arXiv 2010.07003). LengthDrop there draws token
 counts of an input padded to a fixed length; here it draws retention ratios of each sequence's real length.
 """
 
@@ -13,7 +13,7 @@ from optimum_qala.errors import ConfigurationError
 from optimum_qala.models.length_config import LengthConfig
 
 
-__all__ = ["sample_length_config", "sample_skip_layers", "smallest_length_config"]
+__all__ = ["sample_exit_layer", "sample_length_config", "sample_skip_layers", "smallest_length_config"]
 
 
 def _shrinking_layers(
@@ -118,3 +118,32 @@ def sample_skip_layers(rng: random.Random, num_layers: int, prob: float) -> tupl
     if len(skipped) == num_layers:
         del skipped[rng.randrange(num_layers)]
     return tuple(skipped)
+
+
+def sample_exit_layer(rng: random.Random, num_layers: int, prob: float, min_exit_layer: int = 1) -> int | None:
+    """Draw how many layers a pass runs.
+
+    Args:
+        rng: The only source of randomness. Yields nothing if `prob` is 0, so that other draws stay as they are.
+        num_layers: Layers of the model.
+        prob: Probability with which the pass stops early, 0 <= prob <= 1.
+        min_exit_layer: Fewest layers that a pass runs.
+
+    Returns:
+        Drawn uniformly from `min_exit_layer` to `num_layers` - 1, or None where all layers run.
+
+    Raises:
+        ConfigurationError: If an argument is out of range, or passes are to stop early and no exit is left.
+    """
+    if num_layers < 1:
+        raise ConfigurationError(f"num_layers is {num_layers}, but a model has at least one layer")
+    if not 0.0 <= prob <= 1.0:  # also catches nan
+        raise ConfigurationError(f"the probability of an early exit {prob:g} is not in [0, 1]; 0 turns them off")
+    if prob == 0.0:
+        return None
+    if not 1 <= min_exit_layer < num_layers:
+        raise ConfigurationError(
+            f"min_exit_layer {min_exit_layer} is not between 1 and {num_layers - 1}, where a model of {num_layers} "
+            "layers may stop early"
+        )
+    return rng.randint(min_exit_layer, num_layers - 1) if rng.random() < prob else None

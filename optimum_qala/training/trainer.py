@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,12 +21,18 @@ from transformers.utils import logging
 from optimum_qala.distillation.divergences import span_divergence
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.models.length_config import LengthConfig
+from optimum_qala.models.modeling_quala_minilm import span_loss
 from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions, tokenize_for_training
 from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.training.arguments import QuaLATrainingArguments
-from optimum_qala.training.sampling import sample_length_config, sample_skip_layers, smallest_length_config
+from optimum_qala.training.sampling import (
+    sample_exit_layer,
+    sample_length_config,
+    sample_skip_layers,
+    smallest_length_config,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -40,7 +46,7 @@ class SubModel:
 
     Args:
         name: "smallest" or "random", under which its loss is logged.
-        length_config: How many tokens it keeps.
+        length_config: How many tokens it keeps, and how many layers it runs.
         skip_layers: Layers that LayerDrop removes.
     """
 
@@ -66,7 +72,8 @@ class QuaLATrainer(Trainer):
         kwargs: The other arguments of transformers' Trainer. Records need the tokenizer as `processing_class`.
 
     Raises:
-        ConfigurationError: If records come without a tokenizer, or a run on several GPUs is not started with torchrun.
+        ConfigurationError: If records come without a tokenizer, a run on several GPUs is not started with torchrun, or
+            sub-models are to stop early in a model that cannot.
         UnknownBudgetError: If `args.eval_budgets` names a budget that the model does not carry.
     """
 
@@ -91,6 +98,7 @@ class QuaLATrainer(Trainer):
         )
         for budget in args.eval_budgets:
             model.config.resolve_budget(budget)
+        self._check_early_exits(model.config, args)
         if args.n_gpu > 1:
             raise ConfigurationError(
                 f"this process sees {args.n_gpu} GPUs: start one process for each with torchrun, "
@@ -114,6 +122,18 @@ class QuaLATrainer(Trainer):
                 "Length-adaptive training is OFF: no sub-model is trained, so the model loses much of its accuracy "
                 "below full length. Set num_random_sub_models or smallest_sub_model, and drop_ratio_bound > 0."
             )
+
+    @staticmethod
+    def _check_early_exits(config: Any, args: QuaLATrainingArguments) -> None:
+        if args.early_exit_prob == 0.0:
+            return
+        if not config.has_span_heads:
+            raise ConfigurationError(
+                f"early_exit_prob is {args.early_exit_prob:g}, but the model has no span heads to stop at; load it "
+                "with token_scoring='answer' or span_heads=True"
+            )
+        rng = random.Random(0)  # noqa: S311  # drawn for the checks
+        sample_exit_layer(rng, config.num_hidden_layers, args.early_exit_prob, args.min_exit_layer)
 
     def _featurize(self, dataset: Any, tokenizer: Any) -> Any:
         if not _holds_records(dataset):
@@ -140,10 +160,13 @@ class QuaLATrainer(Trainer):
         names = ["smallest"] * args.smallest_sub_model + ["random"] * args.num_random_sub_models
         sub_models = []
         for name in names if args.num_sub_models else ():
-            skip = sample_skip_layers(rng, config.num_hidden_layers, args.layer_drop_prob)
-            shape = (config.num_hidden_layers, args.drop_ratio_bound, config.dropping_layers, skip)
+            num_layers, exit_layer = config.num_hidden_layers, None
+            if name == "random":
+                exit_layer = sample_exit_layer(rng, num_layers, args.early_exit_prob, args.min_exit_layer)
+            skip = sample_skip_layers(rng, exit_layer or num_layers, args.layer_drop_prob)
+            shape = (num_layers, args.drop_ratio_bound, config.dropping_layers, skip)
             length_config = smallest_length_config(*shape) if name == "smallest" else sample_length_config(rng, *shape)
-            sub_models.append(SubModel(name, length_config, skip))
+            sub_models.append(SubModel(name, replace(length_config, exit_layer=exit_layer), skip))
         return sub_models
 
     def training_step(
@@ -152,7 +175,8 @@ class QuaLATrainer(Trainer):
         """Run the full-length model and the sub-models on a batch, a backward pass after each.
 
         The loss is (loss_full + sum of the sub-models' losses) / number of passes (Length-Adaptive Transformer,
-        section 3.2), divided by the accumulation steps. One pass's activations are in memory at a time.
+        section 3.2), divided by the accumulation steps; the weighted loss of early span heads is part of the
+        full-length pass. One pass's activations are in memory at a time.
 
         Args:
             model: The model, wrapped for distributed training or not.
@@ -174,8 +198,8 @@ class QuaLATrainer(Trainer):
 
         with self._gradient_sync(model, last=not sub_models):
             with self.compute_loss_context_manager():
-                loss, full_logits = self._full_length_loss(model, inputs)
-            total = self._backward("full", loss, num_passes)
+                loss, deep_loss, full_logits = self._full_length_loss(model, inputs)
+            total = self._backward("full", loss, num_passes, extra=deep_loss)
         for number, sub_model in enumerate(sub_models, start=1):
             with self._gradient_sync(model, last=number == len(sub_models)):
                 with self.compute_loss_context_manager():
@@ -183,8 +207,11 @@ class QuaLATrainer(Trainer):
                 total += self._backward(sub_model.name, loss, num_passes)
         return total
 
-    def _backward(self, name: str, loss: Tensor, num_passes: int) -> Tensor:
+    def _backward(self, name: str, loss: Tensor, num_passes: int, extra: Tensor | None = None) -> Tensor:
         self._pass_losses.setdefault(name, []).append(loss.detach())
+        if extra is not None:
+            self._pass_losses.setdefault("span_heads", []).append(extra.detach())
+            loss = loss + self.args.deep_supervision_weight * extra
         scaled: Tensor = loss / (num_passes * self.current_gradient_accumulation_steps)
         self.accelerator.backward(scaled)
         return scaled.detach()
@@ -195,8 +222,12 @@ class QuaLATrainer(Trainer):
         with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
             yield
 
-    def _full_length_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        output = model(**inputs, budget="full")
+    def _full_length_loss(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
+        """Return the loss of the full-length model, that of its early span heads if they train, and its logits."""
+        heads = self._supervised_heads()
+        output = model(**inputs, budget="full", **({"output_exit_logits": True} if heads else {}))
         logits = (output.start_logits, output.end_logits)
         loss = output.loss
         if self.teacher is not None:
@@ -205,7 +236,26 @@ class QuaLATrainer(Trainer):
                 taught = self.teacher(**features)
             distilled = self._divergence((taught.start_logits, taught.end_logits), logits, inputs)
             loss = (1.0 - self.args.teacher_weight) * loss + self.args.teacher_weight * distilled
-        return loss, (logits[0].detach(), logits[1].detach())
+        taught_logits = (logits[0].detach(), logits[1].detach())
+        deep_losses = [self._span_head_loss(output.exit_logits[head], taught_logits, inputs) for head in heads]
+        return loss, torch.stack(deep_losses).mean() if deep_losses else None, taught_logits
+
+    def _supervised_heads(self) -> list[int]:
+        """Name the early span heads that are read at some budget: that of layer 0 only where tokens may leave it."""
+        config = self.model.config
+        if not config.has_span_heads or self.args.deep_supervision_weight == 0.0:
+            return []
+        return list(range(0 if 0 in config.dropping_layers else 1, config.num_hidden_layers))
+
+    def _span_head_loss(
+        self, head_logits: Tensor, full_logits: tuple[Tensor, Tensor], inputs: dict[str, Any]
+    ) -> Tensor:
+        """Sum the cross-entropy on the labels and the forward KL divergence from the final logits."""
+        logits = (head_logits[..., 0], head_logits[..., 1])
+        divergence = span_divergence(
+            full_logits, logits, inputs["attention_mask"], kind="forward", temperature=self.args.temperature
+        )
+        return divergence + span_loss(logits, (inputs[_LABELS[0]], inputs[_LABELS[1]]))
 
     def _sub_model_loss(
         self, model: nn.Module, inputs: dict[str, Any], sub_model: SubModel, full_logits: tuple[Tensor, Tensor]

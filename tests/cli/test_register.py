@@ -11,6 +11,7 @@ from optimum.commands.optimum_cli import RootOptimumCLICommand
 from optimum.commands.register.register_qala import QuaLACommand
 
 from optimum_qala.cli.quickstart import DEFAULT_OUTPUT, QuickstartOptions
+from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.quantization.configuration import OVQuaLAConfig
 from optimum_qala.question_answering.answers import DecodeOptions
@@ -26,10 +27,19 @@ def field_defaults(options_class):
     return {field.name: field.default for field in dataclasses.fields(options_class)}
 
 
-READING = {**field_defaults(WindowOptions), **field_defaults(DecodeOptions), **predict.__kwdefaults__}
+READING = {
+    **field_defaults(BucketOptions),
+    **field_defaults(WindowOptions),
+    **field_defaults(DecodeOptions),
+    **predict.__kwdefaults__,
+}
 DEFAULTS = {
     "quickstart": {**field_defaults(QuickstartOptions), "output": DEFAULT_OUTPUT},
-    "benchmark": {**field_defaults(WindowOptions), **field_defaults(BenchmarkOptions)},
+    "benchmark": {
+        **field_defaults(BucketOptions),
+        **field_defaults(WindowOptions),
+        **field_defaults(BenchmarkOptions),
+    },
     "train": {
         **field_defaults(WindowOptions),
         **field_defaults(QuaLATrainingArguments),

@@ -241,3 +241,10 @@ def test_openvino_scores_a_torch_checkpoint_which_stays_one(search):
     assert not list(folder.glob("*.xml"))
     model = AutoModelForQuestionAnswering.from_pretrained(folder)
     assert model.config.budgets == outcome.json["budgets"]
+
+
+def test_table_of_budgets_shows_exits():
+    table = search_module.budget_table(
+        {"fast": {"retention": [1, 0.5, 0.5], "exit_layer": 2}, "slow": {"retention": [1, 1, 0.5]}}
+    )
+    assert [line.split()[-1] for line in table.splitlines()[-2:]] == ["1,0.5,0.5@2", "1,1,0.5"]

@@ -139,6 +139,24 @@ def test_option_changes_the_model(train, tmp_path, tiny_baseline, flags):
     assert not are_equal(weights(folder), tiny_baseline)
 
 
+@pytest.mark.parametrize("flags", [["--deep-supervision-weight", 0.2], ["--early-exit-prob", 1.0]])
+def test_option_of_early_span_heads_changes_the_model(train, flags):
+    _, plain = train("--token-scoring", "answer", output="plain")
+    _, folder = train("--token-scoring", "answer", *flags)
+    assert not are_equal(weights(folder), weights(plain))
+
+
+def test_budgets_that_stop_early_stay_legal(train):
+    _, first = train("--token-scoring", "answer", output="first")
+    config = json.loads((first / "config.json").read_text())
+    config["budgets"] = {"shallow": {"retention": [1, 1, 0.5, 0.5], "exit_layer": 3, "f1": 9.0}}
+    (first / "config.json").write_text(json.dumps(config))
+    outcome, second = train("--model", first, "--budget", "shallow", output="second")
+    assert outcome.code == 0
+    stored = json.loads((second / "config.json").read_text())["budgets"]
+    assert stored == {"shallow": {"retention": [1, 1, 0.5, 0.5], "exit_layer": 3}}
+
+
 @pytest.fixture(scope="module")
 def tiny_baseline_cache():
     return {}

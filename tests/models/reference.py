@@ -2,7 +2,9 @@
 
 Every token of a layer attends in full; the score of token j is the sum over heads and rows t of A[head, t, j]; the
 tokens of the highest scores are gathered after the attention output; the feed-forward layer runs on them; their hidden
-states are scattered into a sequence that starts as the embeddings; the span head reads that sequence. Nothing here is
+states are scattered into a sequence that starts as the embeddings; the span head reads that sequence. With the score
+"answer" tokens are dropped before the layer instead, by the logits that the layer's own span head gives them. Where
+the model has such heads, each token is read by the head of the layer that it did not enter any more. Nothing here is
 shared with the package, not even the rounding of token counts.
 """
 
@@ -23,7 +25,7 @@ class ReferenceOutput:
     survival: list[int]
 
 
-def run_reference(model, input_ids, token_type_ids, retention, skip_layers=()) -> ReferenceOutput:
+def run_reference(model, input_ids, token_type_ids, retention, skip_layers=(), exit_layer=None) -> ReferenceOutput:
     """Run one unpadded example; `retention` are ratios, one per layer, None for layers that may not drop."""
     config = model.config
     weights = {name: value.detach().double().numpy() for name, value in model.state_dict().items()}
@@ -32,21 +34,32 @@ def run_reference(model, input_ids, token_type_ids, retention, skip_layers=()) -
     places = list(range(len(ids)))
     survival = [0] * len(ids)
     hidden = restored.copy()
-    for layer in range(config.num_hidden_layers):
+    for layer in range(config.num_hidden_layers if exit_layer is None else exit_layer):
         if layer in skip_layers:
             for place in places:
                 survival[place] = layer + 1
             continue
+        if retention[layer] is not None and config.token_scoring == "answer":
+            scores = _span_scores(_linear(weights, f"quala.encoder.span_heads.{layer}", hidden))
+            keep = _choose(config, ids, places, scores, retention[layer])
+            hidden, places = hidden[keep], [places[index] for index in keep]
         probabilities, attended = _attend(weights, config, f"quala.encoder.layer.{layer}.", hidden)
         keep = list(range(len(places)))
-        if retention[layer] is not None:
-            keep = _choose(config, ids, places, probabilities, retention[layer])
+        if retention[layer] is not None and config.token_scoring != "answer":
+            scores = _attention_scores(config, ids, places, probabilities)
+            keep = _choose(config, ids, places, scores, retention[layer])
         hidden = _feed_forward(weights, config, f"quala.encoder.layer.{layer}.", attended[keep])
         places = [places[index] for index in keep]
         for row, place in enumerate(places):
             restored[place] = hidden[row]
             survival[place] = layer + 1
-    logits = restored @ weights["qa_outputs.weight"].T + weights["qa_outputs.bias"]
+    heads = [
+        f"quala.encoder.span_heads.{depth}"
+        if config.has_span_heads and depth < config.num_hidden_layers
+        else "qa_outputs"
+        for depth in survival
+    ]
+    logits = np.array([_linear(weights, head, row) for head, row in zip(heads, restored, strict=True)])
     return ReferenceOutput(logits[:, 0], logits[:, 1], restored, survival)
 
 
@@ -101,15 +114,28 @@ def _feed_forward(weights, config, prefix, attended):
     return _layer_norm(weights, config, f"{prefix}output.LayerNorm", outer + attended)
 
 
-def _choose(config, ids, places, probabilities, ratio) -> list[int]:
-    """Indices into `places` of the tokens that stay, ascending."""
+def _question_rows(config, ids, places) -> list[int]:
     first_separator = list(ids).index(config.sep_token_id)
-    question_rows = [row for row, place in enumerate(places) if place <= first_separator]
-    rows = question_rows if config.token_scoring == "question" else range(len(places))
-    scores = [
+    return [row for row, place in enumerate(places) if place <= first_separator]
+
+
+def _attention_scores(config, ids, places, probabilities) -> list[float]:
+    rows = _question_rows(config, ids, places) if config.token_scoring == "question" else range(len(places))
+    return [
         sum(probabilities[head, row, column] for head in range(len(probabilities)) for row in rows)
         for column in range(len(places))
     ]
+
+
+def _span_scores(logits) -> list[float]:
+    best_start, best_end = max(start for start, _ in logits), max(end for _, end in logits)
+    margins = [(start - best_start, end - best_end) for start, end in logits]
+    return [max(margin) + min(margin) / 1000 for margin in margins]
+
+
+def _choose(config, ids, places, scores, ratio) -> list[int]:
+    """Indices into `places` of the tokens that stay, ascending."""
+    question_rows = _question_rows(config, ids, places)
     if config.score_pooling:
         reach = config.score_pooling
         highest = [max(scores[max(0, index - reach) : index + reach + 1]) for index in range(len(scores))]

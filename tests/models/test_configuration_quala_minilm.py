@@ -30,7 +30,8 @@ OWN_FIELDS = {
     "protected_tokens": "cls",
     "drop_layers": [0, 1, 2, 3],
     "min_tokens": 5,
-    "budgets": BUDGETS,
+    "span_heads": True,
+    "budgets": BUDGETS | {"shallow": {"retention": [1.0, 0.5, 0.5, 0.5], "exit_layer": 3}},
 }
 
 
@@ -90,7 +91,12 @@ def test_budgets_of_two_configs_are_separate():
         ({"attention_probs_dropout_prob": -0.1}, r"attention_probs_dropout_prob -0.1 is not in \[0, 1\)"),
         ({"hidden_act": "geluu"}, r"hidden_act 'geluu' is not one of \[.*'gelu'.*\]"),
         ({"position_scheme": "rotary"}, r"position_scheme 'rotary' is not one of \['absolute', 'roberta'\]"),
-        ({"token_scoring": "loudest"}, r"token_scoring 'loudest' is not one of \['attention', 'question'\]"),
+        ({"token_scoring": "loudest"}, r"token_scoring 'loudest' is not one of \['answer', 'attention', 'question'\]"),
+        ({"span_heads": 1}, r"span_heads 1 is not one of \[None, False, True\]"),
+        (
+            {"token_scoring": "answer", "span_heads": False},
+            "'answer' reads the span heads, so span_heads must not be False",
+        ),
         ({"protected_tokens": "all"}, r"protected_tokens 'all' is not one of \['cls', 'none', 'question'\]"),
         ({"protected_tokens": "cls"}, "'question' reads the question's rows.*must be 'question', got 'cls'"),
         ({"drop_layers": [1, 4]}, r"drop_layers \[1, 4\] must be ascending layer numbers from 0 to 3"),
@@ -102,6 +108,18 @@ def test_budgets_of_two_configs_are_separate():
         ({"budgets": {"fast": {"macs": 3}}}, r"budget 'fast' needs a 'retention' list, got \{'macs': 3\}"),
         ({"budgets": {"full": {}}}, r"budget 'full' needs a 'retention' list, got \{\}"),
         ({"budgets": {"full": {"retention": [1, 1, 1, 0.5]}}}, "'full' means full length, got retention 1,1,1,0.5"),
+        (
+            {"budgets": {"full": {"retention": [1] * 4, "exit_layer": 3}}, "span_heads": True},
+            "'full' means full length, got retention 1,1,1,1@3",
+        ),
+        (
+            {"budgets": {"fast": {"retention": [1] * 4, "exit_layer": 3}}},
+            "1,1,1,1@3 stops after 3 of 4 layers, but this model has no span heads to stop at",
+        ),
+        (
+            {"budgets": {"fast": {"retention": [1] * 4, "exit_layer": 5}}, "token_scoring": "answer"},
+            "exit_layer 5 is not an integer from 1 to 4",
+        ),
         ({"budgets": {"fast": {"retention": [1, 0.5]}}}, "1,0.5 has 2 ratios, but the model has 4 layers"),
         (
             {"drop_layers": [1], "budgets": {"fast": {"retention": [1, 1, 0.5, 0.5]}}},
@@ -123,6 +141,22 @@ def test_dropping_layers(drop_layers, expected):
     assert tiny_config(drop_layers=drop_layers).dropping_layers == expected
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, False),
+        ({"token_scoring": "answer"}, True),
+        ({"token_scoring": "answer", "span_heads": True}, True),
+        ({"span_heads": True}, True),
+        ({"span_heads": False}, False),
+    ],
+)
+def test_span_heads_follow_the_score_unless_told(fields, expected):
+    config = tiny_config(**fields)
+    assert config.has_span_heads is expected
+    assert config.span_heads == fields.get("span_heads")
+
+
 # --- budgets
 
 
@@ -138,6 +172,16 @@ def test_resolve_budget_of_full_length_is_none(budget):
 )
 def test_resolve_budget_reads_names_and_ratios(budget):
     assert tiny_config(budgets=BUDGETS).resolve_budget(budget) == LengthConfig((0.9, 0.6, 0.4, 0.2))
+
+
+@pytest.mark.parametrize("exit_layer", [None, 3])
+def test_resolve_budget_reads_exit_layers(exit_layer):
+    budgets = {"shallow": {"retention": [1, 0.5, 0.5, 0.5], "exit_layer": exit_layer}}
+    config, expected = tiny_config(budgets=budgets, span_heads=True), LengthConfig((1, 0.5, 0.5, 0.5), exit_layer)
+    for budget in ("shallow", str(expected), expected):
+        assert config.resolve_budget(budget) == expected
+    assert config.resolve_budget("1,1,1,1@2") == LengthConfig((1, 1, 1, 1), 2)
+    assert config.resolve_budget("1,1,1,1@4") is None
 
 
 def test_resolve_budget_prefers_a_name_that_looks_like_ratios():
@@ -161,6 +205,9 @@ def test_resolve_budget_names_the_budgets_there_are(name):
         (0.5, "takes one number per layer, got 0.5"),
         ([1, 1, 0.5, 0.5], r"drops tokens in layer 2, but this model drops only in layers \[1, 3\]"),
         ("315,251,242,33", "ratio 315 of layer 0 is not in"),
+        ("1,1,1,1@2", "1,1,1,1@2 stops after 2 of 4 layers, but this model has no span heads"),
+        (LengthConfig((1, 1, 1, 1), 2), "train one with token_scoring 'answer' or span_heads=True"),
+        ("1,1,1,1@last", "has 'last' after @"),
     ],
 )
 def test_resolve_budget_refuses_what_does_not_fit(budget, message):

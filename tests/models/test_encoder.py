@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from optimum_qala import LengthConfig, QuaLAMiniLMForQuestionAnswering
-from optimum_qala.models.encoder import QuaLAMiniLMSelfAttention
+from optimum_qala.errors import LengthConfigError
+from optimum_qala.models.layers import QuaLAMiniLMSelfAttention
 from tests.conftest import tiny_config
 from tests.models.batches import assert_equal_logits, assert_equal_tensors, make_batch, single
 from tests.models.reference import run_reference
@@ -30,7 +31,11 @@ SCORES = [
     ("attention", "question"),
     ("attention", "cls"),
     ("attention", "none"),
+    ("answer", "question"),
+    ("answer", "cls"),
+    ("answer", "none"),
 ]
+SOURCES = ["question", "attention", "answer"]
 
 
 def make_model(seed: int = 0, **overrides) -> QuaLAMiniLMForQuestionAnswering:
@@ -47,10 +52,11 @@ def run(model, batch, **options):
 
 def assert_equals_reference(model, batch, budget, **options):
     output = run(model, batch, budget=budget, **options)
+    length_config = LengthConfig.parse(budget)
     retention = [
-        ratio if layer in model.config.dropping_layers else None
-        for layer, ratio in enumerate(LengthConfig.parse(budget).retention)
+        ratio if layer in model.config.dropping_layers else None for layer, ratio in enumerate(length_config.retention)
     ]
+    options["exit_layer"] = length_config.exit_layer
     for row in range(len(batch["input_ids"])):
         alone = single(batch, row)
         length = alone["input_ids"].shape[1]
@@ -75,6 +81,48 @@ def test_dropping_equals_reference(token_scoring, protected_tokens, score_poolin
     batch = make_batch([24, 17, 9], [4, 6, 2], pad_to=26, pad_token_id=model.config.pad_token_id)
     for budget in BUDGETS:
         assert_equals_reference(model, batch, budget)
+
+
+@pytest.mark.parametrize("token_scoring", SOURCES)
+@pytest.mark.parametrize("budget", ["1,0.8,0.8,0.8@3", "0.9,0.6,0.6,0.6@2", "0.4,0.4,0.4,0.4@1", "1,1,1,1@2"])
+def test_early_exit_equals_reference(token_scoring, budget):
+    model = make_model(token_scoring=token_scoring, span_heads=True)
+    assert_equals_reference(model, make_batch([24, 17, 9], [4, 6, 2], pad_to=26), budget)
+
+
+@pytest.mark.parametrize("token_scoring", ["question", "attention"])
+def test_span_heads_read_the_tokens_that_leave(token_scoring):
+    model, plain = make_model(token_scoring=token_scoring, span_heads=True), make_model(token_scoring=token_scoring)
+    batch = make_batch([24, 17, 9], [4, 6, 2], pad_to=26)
+    for budget in BUDGETS:
+        assert_equals_reference(model, batch, budget)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    assert_equal_logits(run(model, batch), run(plain, batch), 0)
+    with_heads, without = run(model, batch, budget=BUDGETS[1]), run(plain, batch, budget=BUDGETS[1])
+    assert torch.equal(with_heads.survival, without.survival)
+    assert not torch.equal(with_heads.start_logits, without.start_logits)
+
+
+@pytest.mark.parametrize("token_scoring", SOURCES)
+def test_exit_logits_are_those_of_passes_that_stop(token_scoring):
+    model = make_model(token_scoring=token_scoring, span_heads=True, drop_layers=[1, 3])
+    batch = make_batch([30, 14, 22], [4, 6, 2])
+    for ratios in ("1,1,1,1", "1,0.6,0.6,0.6", "1,0.6,0.6,0.3"):
+        output = run(model, batch, budget=ratios, output_exit_logits=True)
+        assert len(output.exit_logits) == 4
+        for exit_layer in (1, 2, 3):
+            expected = run(model, batch, budget=f"{ratios}@{exit_layer}")
+            start_logits, end_logits = output.exit_logits[exit_layer].unbind(dim=-1)
+            assert_equal_tensors(start_logits, expected.start_logits)
+            assert_equal_tensors(end_logits, expected.end_logits)
+        assert_equal_logits(output, run(model, batch, budget=ratios), 0)
+    assert len(run(model, batch, budget="1,1,1,1@2", output_exit_logits=True).exit_logits) == 2
+
+
+def test_layer_drop_and_early_exit_combine():
+    model = make_model(token_scoring="answer")
+    for skip_layers in ((0,), (1,), (0, 1), (3,)):
+        assert_equals_reference(model, make_batch([26, 18]), "1,0.7,0.5,0.5@3", skip_layers=skip_layers)
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
@@ -127,7 +175,9 @@ def test_layer_drop_in_a_layer_that_may_not_drop_changes_no_counts():
 def test_logits_do_not_depend_on_batch_mates_or_padding(token_scoring, protected_tokens, score_pooling):
     model = make_model(token_scoring=token_scoring, protected_tokens=protected_tokens, score_pooling=score_pooling)
     lengths, questions = [100, 7, 45, 12, 61, 8], [12, 2, 20, 7, 1, 4]
-    for seed, budget in enumerate(("0.9,0.8,0.6,0.4", "0.5,0.2,0.1,0.02", "1,1,0.05,0.05")):
+    budgets = ["0.9,0.8,0.6,0.4", "0.5,0.2,0.1,0.02", "1,1,0.05,0.05"]
+    budgets += ["0.9,0.4,0.4,0.4@2"] * model.config.has_span_heads
+    for seed, budget in enumerate(budgets):
         batch = make_batch(lengths, questions, seed=seed)
         padded = make_batch(lengths, questions, seed=seed, pad_to=128)
         together, far = run(model, batch, budget=budget), run(model, padded, budget=budget)
@@ -205,11 +255,13 @@ def test_base_model_keeps_the_hidden_states_of_dropped_tokens(tiny_model):
 @pytest.mark.parametrize(
     ("budget", "scored_layers"), [("1,0.8,0.8,0.5", [1, 3]), ("full", []), ("0.9,0.9,0.9,0.9", [0]), ("1,1,1,1", [])]
 )
-@pytest.mark.parametrize("token_scoring", ["question", "attention"])
+@pytest.mark.parametrize("token_scoring", SOURCES)
 def test_a_layer_that_keeps_its_tokens_computes_no_scores(monkeypatch, token_scoring, budget, scored_layers):
     model = make_model(token_scoring=token_scoring)
     modules = [layer.attention.self for layer in model.quala.encoder.layer]
     scored, probabilities = [], QuaLAMiniLMSelfAttention.probabilities
+    for index, head in enumerate(model.quala.encoder.span_heads or []):
+        head.register_forward_hook(lambda *_, index=index: scored.append(index))
 
     def spy(self, *args):
         scored.append(modules.index(self))
@@ -235,6 +287,41 @@ def test_retention_tensor_equals_budget(drop_layers, skip_layers):
         assert torch.equal(output.survival[real], expected.survival[real])
 
 
+@pytest.mark.parametrize("token_scoring", SOURCES)
+@pytest.mark.parametrize("exact", ["budget", "retention"])
+def test_sizes_say_how_wide_tensors_are_and_change_nothing(token_scoring, exact):
+    """Sizes that the model counts itself, larger ones, and as many as there are tokens."""
+    model = make_model(token_scoring=token_scoring, drop_layers=[1, 3])
+    batch = make_batch([40, 13, 27], [9, 2, 5], pad_to=44)
+    how = {"budget": {"budget": "1,0.7,0.7,0.3"}, "retention": {"retention": torch.tensor([0.7, 0.3])}}[exact]
+    expected = run(model, batch, **how)
+    for sizes in ([11, 28, 12], [12, 30, 20], [40, 44, 44], [44, 28, 28]):
+        output = run(model, batch, sizes=torch.tensor(sizes), output_hidden_states=True, **how)
+        assert [state.shape[1] for state in output.hidden_states[1:]] == [44, sizes[1], sizes[1], sizes[2]]
+        assert_equal_logits(output, expected, ROUNDING)
+        assert torch.equal(output.survival, expected.survival)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ([10, 28, 12], "sizes counts 10 leading tokens that hold every question, but this batch needs 11 to 44"),
+        ([45, 28, 12], "counts 45 leading tokens .* needs 11 to 44"),
+        ([11, 27, 12], "sizes counts 27 tokens that leave layer 1, but this batch needs 28 to 44"),
+        ([11, 28, 29], "counts 29 tokens that leave layer 3, but this batch needs 12 to 28; plan_sizes"),
+        (
+            [11, 28],
+            r"sizes has shape \(2,\), but the model drops tokens in layers \[1, 3\]: it must have shape \(3,\)",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_the_batch_are_refused(sizes, message):
+    model = make_model(drop_layers=[1, 3])
+    batch = make_batch([40, 13, 27], [9, 2, 5], pad_to=44)
+    with pytest.raises(LengthConfigError, match=message):
+        run(model, batch, budget="1,0.7,0.7,0.3", sizes=torch.tensor(sizes))
+
+
 class Graph(nn.Module):
     """The model as an exported graph sees it: tensors in, start and end logits out."""
 
@@ -247,7 +334,7 @@ class Graph(nn.Module):
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize("token_scoring", ["question", "attention"])
+@pytest.mark.parametrize("token_scoring", SOURCES)
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:DeprecationWarning")
 def test_traced_graph_equals_model_for_other_shapes_and_budgets(token_scoring, attn_implementation):
     model = make_model(token_scoring=token_scoring, drop_layers=[1, 2, 3])
@@ -280,8 +367,17 @@ def test_option_changes_what_survives(tiny_model, option, value):
     assert not torch.equal(run(tiny_model, batch, budget="0.8,0.6,0.5,0.4").survival, before)
 
 
-def test_eager_and_sdpa_drop_alike():
-    model, batch = make_model(), make_batch([40, 13, 27])
+def test_answer_score_has_survivors_of_its_own():
+    model, other = make_model(span_heads=True), make_model(token_scoring="answer")
+    other.load_state_dict(model.state_dict())
+    batch = make_batch([40, 30])
+    question, answer = (run(one, batch, budget="0.8,0.6,0.5,0.4").survival for one in (model, other))
+    assert not torch.equal(question, answer)
+
+
+@pytest.mark.parametrize("token_scoring", ["question", "answer"])
+def test_eager_and_sdpa_drop_alike(token_scoring):
+    model, batch = make_model(token_scoring=token_scoring), make_batch([40, 13, 27])
     expected = run(model, batch, budget="0.9,0.7,0.5,0.2")
     model.set_attn_implementation("eager")
     output = run(model, batch, budget="0.9,0.7,0.5,0.2")

@@ -11,7 +11,7 @@ from torch import nn
 
 from optimum_qala import LengthConfig, QuaLAMiniLMForQuestionAnswering
 from optimum_qala.errors import LengthConfigError
-from optimum_qala.models.encoder import QuaLAMiniLMSelfAttention
+from optimum_qala.models.layers import QuaLAMiniLMSelfAttention
 from optimum_qala.models.length_config import count_macs, num_tokens_kept
 from optimum_qala.models.token_selection import count_survivors, find_tokens
 from tests.conftest import tiny_config
@@ -77,9 +77,59 @@ def test_parse_reads_arrays_tensors_and_itself():
     assert LengthConfig.parse(config) is config
 
 
-def test_parse_reads_its_own_text():
-    config = LengthConfig((1.0, 0.7231, 0.05))
+@pytest.mark.parametrize("exit_layer", [None, 1, 2])
+def test_parse_reads_its_own_text(exit_layer):
+    config = LengthConfig((1.0, 0.7231, 0.05), exit_layer)
     assert LengthConfig.parse(str(config)) == config
+    assert LengthConfig(**config.to_budget()) == config
+
+
+# --- exit layer
+
+
+@pytest.mark.parametrize("text", ["1,0.8,0.5,0.5@3", "(1, .8, .5, .2) @ 3", "[1,0.8,0.5,0.5]@3"])
+def test_parse_reads_exit_layers(text):
+    config = LengthConfig.parse(text, num_layers=4)
+    assert config == LengthConfig((1, 0.8, 0.5, 0.5), exit_layer=3)
+    assert str(config) == "1,0.8,0.5,0.5@3"
+    assert (config.num_layers, config.depth) == (4, 3)
+
+
+def test_layers_that_do_not_run_take_the_ratio_of_the_last_that_does():
+    config = LengthConfig((1, 0.8, 0.5, 0.2), exit_layer=2)
+    assert config.retention == (1, 0.8, 0.8, 0.8)
+    assert config.drop_layers == (1,)
+    assert config.num_tokens(10) == (10, 8)
+    assert config == LengthConfig((1, 0.8, 0.8, 0.8), exit_layer=2)
+    assert config != LengthConfig((1, 0.8, 0.8, 0.8))
+
+
+def test_exit_after_all_layers_is_none():
+    assert LengthConfig((1, 0.5), exit_layer=2) == LengthConfig((1, 0.5))
+    assert LengthConfig((1, 0.5), np.int64(1)).exit_layer == 1
+
+
+def test_full_length_runs_all_layers():
+    assert LengthConfig((1, 1)).is_full
+    assert not LengthConfig((1, 1), exit_layer=1).is_full
+
+
+def test_to_budget_names_the_exit_layer_only_if_there_is_one():
+    assert LengthConfig((1, 0.5)).to_budget() == {"retention": [1.0, 0.5]}
+    assert LengthConfig((1, 0.5, 0.5), 2).to_budget() == {"retention": [1.0, 0.5, 0.5], "exit_layer": 2}
+
+
+@pytest.mark.parametrize("exit_layer", [0, 4, -1, 1.5, "2", True])
+def test_exit_layer_out_of_range_is_refused(exit_layer):
+    message = rf"exit_layer {exit_layer!r} is not an integer from 1 to 3; it counts the layers that run"
+    with pytest.raises(LengthConfigError, match=message):
+        LengthConfig((1, 1, 0.5), exit_layer)
+
+
+@pytest.mark.parametrize("exit_layer", ["", "x", "1.5", "-1", "1@2"])
+def test_exit_layer_that_is_no_number_is_refused(exit_layer):
+    with pytest.raises(LengthConfigError, match=f"has '{exit_layer}' after @, but the number of layers that run"):
+        LengthConfig.parse(f"1,0.8,0.8@{exit_layer}")
 
 
 @pytest.mark.parametrize(
@@ -221,16 +271,36 @@ class MacCounter:
         return counted
 
 
-@pytest.mark.parametrize("token_scoring", ["question", "attention"])
-@pytest.mark.parametrize("budget", [None, "1,0.8,0.8,0.5", "0.9,0.6,0.3,0.2", "0.1,0.1,0.1,0.1"])
+@pytest.mark.parametrize("token_scoring", ["question", "attention", "answer"])
+@pytest.mark.parametrize(
+    "budget",
+    [None, "1,0.8,0.8,0.5", "0.9,0.6,0.3,0.2", "0.1,0.1,0.1,0.1", "1,0.8,0.8,0.8@3", "0.9,0.5,0.5,0.5@2", "1,1,1,1@1"],
+)
 @pytest.mark.parametrize("training", [False, True])
 def test_config_macs_equals_what_the_model_computes(monkeypatch, token_scoring, budget, training):
     """In training mode as well: a sub-model pass costs no hidden extra pass."""
-    model = QuaLAMiniLMForQuestionAnswering(tiny_config(token_scoring=token_scoring)).train(training)
+    config = tiny_config(token_scoring=token_scoring, span_heads=None if token_scoring == "answer" else True)
+    model = QuaLAMiniLMForQuestionAnswering(config).train(training)
     counter = MacCounter(monkeypatch, model)
     model(**make_batch([50], 9), budget=budget)
     expected = model.config.macs(model.config.resolve_budget(budget), sequence_length=50, num_question_tokens=11)
     assert counter.macs == expected
+
+
+def test_answer_scoring_costs_least():
+    """Tokens that leave before the layer are not even its keys and values."""
+    answer, question = (
+        count_macs((384, 200, 100), 384, 384, 1536, token_scoring=name, num_question_tokens=1)
+        for name in ("answer", "question")
+    )
+    assert answer < question
+
+
+def test_macs_grow_with_the_exit():
+    config = tiny_config(span_heads=True)
+    texts = ("1,0.7,0.7,0.7@1", "1,0.7,0.7,0.7@2", "1,0.7,0.7,0.7@3", "1,0.7,0.7,0.7")
+    counts = [config.macs(LengthConfig.parse(text), 50, 10) for text in texts]
+    assert counts == sorted(set(counts))
 
 
 def test_question_scoring_costs_less_than_attention_scoring():

@@ -67,11 +67,14 @@ def make_inputs(backbone, lengths=(30, 12, 21)):
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", BACKBONES)
-def test_span_logits_equal_transformers(tmp_path, kind, attn_implementation):
+@pytest.mark.parametrize("token_scoring", ["question", "answer"])
+def test_span_logits_equal_transformers(tmp_path, kind, attn_implementation, token_scoring):
     backbone = make_backbone(kind)
     backbone.set_attn_implementation(attn_implementation)
     backbone.save_pretrained(tmp_path)
-    model = QuaLAMiniLMForQuestionAnswering.from_pretrained(tmp_path, attn_implementation=attn_implementation)
+    model = QuaLAMiniLMForQuestionAnswering.from_pretrained(
+        tmp_path, attn_implementation=attn_implementation, token_scoring=token_scoring
+    )
     assert model.config._attn_implementation == attn_implementation
     assert not model.training
     batch = make_inputs(backbone)
@@ -83,6 +86,24 @@ def test_span_logits_equal_transformers(tmp_path, kind, attn_implementation):
         graph = model(**batch, retention=torch.ones(3))
         assert_equal_tensors(graph.start_logits[real], expected.start_logits[real], 1e-5)
         assert_equal_tensors(graph.end_logits[real], expected.end_logits[real], 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+def test_early_exit_equals_a_shallower_transformer(tmp_path, kind):
+    """Its head is that of the exit."""
+    backbone = make_backbone(kind)
+    backbone.save_pretrained(tmp_path)
+    model = QuaLAMiniLMForQuestionAnswering.from_pretrained(tmp_path, token_scoring="answer")
+    batch = make_inputs(backbone)
+    for exit_layer in (1, 2):
+        with torch.no_grad():
+            head = model.quala.encoder.span_heads[exit_layer]
+            for parameter in head.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            shallow = make_backbone(kind, num_hidden_layers=exit_layer)
+            shallow.load_state_dict(backbone.state_dict(), strict=False)
+            shallow.qa_outputs.load_state_dict(head.state_dict())
+            assert_equal_logits(model(**batch, budget=f"1,1,1@{exit_layer}"), shallow(**batch))
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])

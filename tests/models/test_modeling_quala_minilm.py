@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from optimum_qala import LengthConfig, QuaLAMiniLMConfig, QuaLAMiniLMForQuestionAnswering, QuaLAMiniLMModel
 from optimum_qala.errors import CheckpointError, ConfigurationError, LengthConfigError, UnknownBudgetError
-from optimum_qala.models.encoder import additive_mask
+from optimum_qala.models.layers import additive_mask
 from tests.conftest import tiny_config
 from tests.models.batches import assert_equal_logits, assert_equal_tensors, make_batch
 
@@ -85,39 +85,11 @@ def test_set_budget_refuses_what_does_not_fit_and_keeps_the_old_one(tiny_model):
     assert tiny_model.budget == LengthConfig((1, 1, 0.5, 0.5))
 
 
-# --- gradients
-
-
-@pytest.mark.parametrize("token_scoring", ["question", "attention"])
-@pytest.mark.parametrize("budget", [None, *SUB_MODELS])
-@pytest.mark.parametrize("head", ["start_logits", "end_logits"])
-def test_gradients_reach_every_parameter_from_start_and_from_end(token_scoring, budget, head):
-    torch.manual_seed(0)
-    model = QuaLAMiniLMForQuestionAnswering(tiny_config(token_scoring=token_scoring)).train()
-    output = model(**make_batch([40, 25]), budget=budget)
-    torch.log_softmax(getattr(output, head), dim=1)[:, 7].sum().backward()
-    row = ["start_logits", "end_logits"].index(head)
-    assert model.qa_outputs.weight.grad[row].abs().sum() > 0
-    assert model.qa_outputs.weight.grad[1 - row].abs().sum() == 0
-    for name, parameter in model.named_parameters():
-        assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.abs().sum() > 0 or name.endswith(SHIFTS), name
-
-
-def test_gradients_flow_through_what_dropped_tokens_left_behind(tiny_model):
-    batch = make_batch([40])
-    output = tiny_model.train()(**batch, budget="1,0.8,0.5,0.3", output_survival=True)
-    left = output.survival == 2
-    assert left.any()
-    output.end_logits[left].sum().backward()
-    assert tiny_model.quala.embeddings.word_embeddings.weight.grad[batch["input_ids"][left]].abs().sum() > 0
-    for index, layer in enumerate(tiny_model.quala.encoder.layer):
-        gradient = sum(parameter.grad.abs().sum() for parameter in layer.parameters() if parameter.grad is not None)
-        assert (gradient > 0) == (index < 2), f"layer {index}"
+# --- precision
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize("token_scoring", ["question", "attention"])
+@pytest.mark.parametrize("token_scoring", ["question", "attention", "answer"])
 def test_bf16_autocast_trains_every_parameter(token_scoring, attn_implementation):
     """The score runs without gradients ahead of the layer's own use of the same weights, which autocast caches."""
     torch.manual_seed(0)
@@ -164,7 +136,7 @@ def test_additive_mask_is_finite(dtype):
 # --- memory
 
 
-@pytest.mark.parametrize("token_scoring", ["question", "attention"])
+@pytest.mark.parametrize("token_scoring", ["question", "attention", "answer"])
 def test_training_keeps_no_attention_probabilities(token_scoring):
     model = QuaLAMiniLMForQuestionAnswering(tiny_config(token_scoring=token_scoring)).train()
     kept: list[tuple[int, ...]] = []
@@ -187,6 +159,20 @@ def test_hidden_states_are_kept_only_when_asked_for(tiny_model):
 
 
 # --- outputs
+
+
+def test_exit_logits_need_span_heads(tiny_model):
+    assert run(tiny_model).exit_logits is None
+    with pytest.raises(ConfigurationError, match="output_exit_logits needs early span heads, but span_heads .* False"):
+        run(tiny_model, output_exit_logits=True)
+
+
+def test_base_model_stops_early():
+    model = QuaLAMiniLMModel(tiny_config(span_heads=True)).eval()
+    with torch.no_grad():
+        output = model(**make_batch([20]), budget="1,1,1,1@2", output_hidden_states=True)
+    assert len(output.hidden_states) == 3
+    assert torch.equal(output.last_hidden_state, output.hidden_states[2])
 
 
 def test_hidden_states_hold_the_tokens_that_left_each_layer(tiny_model):
@@ -264,6 +250,36 @@ def test_save_and_load_round_trip_keeps_weights_budgets_and_choices(tmp_path):
     assert loaded.config.budgets == BUDGETS
     assert loaded.config.score_pooling == 1
     assert_equal_logits(run(loaded, "fast"), expected, 0)
+
+
+def test_early_span_heads_that_are_missing_start_as_copies_of_the_span_head(bert_checkpoint):
+    plain = QuaLAMiniLMForQuestionAnswering.from_pretrained(bert_checkpoint, sep_token_id=3)
+    model, info = QuaLAMiniLMForQuestionAnswering.from_pretrained(
+        bert_checkpoint, sep_token_id=3, span_heads=True, output_loading_info=True
+    )
+    assert {name.rpartition(".span_heads.")[0] for name in info["missing_keys"]} == {"quala.encoder"}
+    assert len(info["missing_keys"]) == 4
+    for head in model.quala.encoder.span_heads:
+        assert torch.equal(head.weight, plain.qa_outputs.weight)
+        assert torch.equal(head.bias, plain.qa_outputs.bias)
+    for budget in (None, "0.8,0.4"):
+        assert_equal_logits(run(model, budget), run(plain, budget), 0)
+
+
+def test_early_span_heads_that_are_stored_are_loaded(tmp_path):
+    torch.manual_seed(0)
+    model = QuaLAMiniLMForQuestionAnswering(tiny_config(token_scoring="answer")).eval()
+    expected = {budget: run(model, budget) for budget in ("1,0.8,0.8,0.5", "1,0.8,0.8,0.8@3")}
+    model.save_pretrained(tmp_path)
+    del model
+    loaded, info = QuaLAMiniLMForQuestionAnswering.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for budget, logits in expected.items():
+        assert_equal_logits(run(loaded, budget), logits, 0)
+    without = QuaLAMiniLMForQuestionAnswering.from_pretrained(tmp_path, token_scoring="question")
+    assert without.quala.encoder.span_heads is None
+    base = QuaLAMiniLMModel.from_pretrained(tmp_path)
+    assert_equal_tensors(base.encoder.span_heads[2].weight, loaded.quala.encoder.span_heads[2].weight, 0)
 
 
 def test_checkpoint_loads_as_base_model_and_back(tmp_path, tiny_model):

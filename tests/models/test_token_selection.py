@@ -18,6 +18,7 @@ from optimum_qala.models.token_selection import (
     register_token_score,
     restore,
     select_survivors,
+    span_margins,
 )
 from tests.conftest import tiny_config
 from tests.models.batches import make_batch
@@ -41,7 +42,7 @@ def kept(survivors: Survivors) -> list[list[int]]:
 @pytest.fixture
 def scores_registry(monkeypatch):
     """The registry, restored afterwards."""
-    for name in [name for name in TOKEN_SCORES if name not in ("attention", "question")]:
+    for name in [name for name in TOKEN_SCORES if name not in ("answer", "attention", "question")]:
         monkeypatch.delitem(TOKEN_SCORES, name)
     before = dict(TOKEN_SCORES)
     yield TOKEN_SCORES
@@ -115,6 +116,29 @@ def test_column_sums_skip_rows_that_do_not_count():
     row_mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
     expected = torch.stack([probabilities[0, :, :2].sum(dim=(0, 1)), probabilities[1].sum(dim=(0, 1))])
     torch.testing.assert_close(column_sums(probabilities, row_mask), expected)
+
+
+def test_span_margins_tell_how_near_the_best_start_or_end_is():
+    logits = torch.tensor([[[1.0, 0.0], [4.0, -2.0], [2.0, 5.0], [99.0, 99.0]]])
+    margins = span_margins(logits, torch.tensor([[1, 1, 1, 0]]))
+    expected = torch.tensor([-3.0 - 0.005, 0.0 - 0.007, 0.0 - 0.002])
+    torch.testing.assert_close(margins[0, :3], expected)
+
+
+def test_span_margins_tell_half_precision_logits_apart():
+    logits = torch.tensor([[[100.0, 0.0], [100.25, 50.0]]], dtype=torch.float16)
+    margins = span_margins(logits, torch.ones(1, 2, dtype=torch.int64))
+    assert margins.dtype == torch.float32
+    torch.testing.assert_close(margins, torch.tensor([[-0.25 - 0.05, 0.0]]))
+
+
+def test_select_survivors_takes_a_width_that_is_given():
+    tokens = make_tokens([[1] * 6, [1] * 4 + [0] * 2])
+    scores = torch.tensor([[0.1, 0.9, 0.2, 0.8, 0.3, 0.7], [0.5, 0.4, 0.0, 0.6, 9.0, 9.0]])
+    for width in (3, 5, 6):
+        survivors = select_survivors(scores, tokens, torch.tensor([3, 2]), 0, width)
+        assert kept(survivors) == [[1, 3, 5], [0, 3]]
+        assert survivors.indices.shape == (2, width)
 
 
 def test_select_survivors_keeps_the_highest_scores_in_order():
@@ -192,7 +216,7 @@ def test_registered_score_is_used_by_name(scores_registry):
     def later_is_better(probabilities, row_mask):
         return torch.arange(probabilities.shape[3], dtype=torch.float32).expand(len(probabilities), -1)
 
-    register_token_score("place", TokenScore(later_is_better, needs_question=False))
+    register_token_score("place", TokenScore(later_is_better, source="attention"))
     torch.manual_seed(0)
     model = QuaLAMiniLMForQuestionAnswering(
         tiny_config(token_scoring="place", protected_tokens="none", score_pooling=0)
@@ -211,4 +235,21 @@ def test_registered_score_is_used_by_name(scores_registry):
 )
 def test_register_token_score_refuses_bad_names(scores_registry, name, message):
     with pytest.raises(ConfigurationError, match=message):
-        register_token_score(name, TokenScore(column_sums, needs_question=False))
+        register_token_score(name, TokenScore(column_sums, source="attention"))
+
+
+def test_register_token_score_refuses_unknown_sources(scores_registry):
+    message = r"source 'rows' of token score 'place' is not in \('attention', 'question', 'answer'\)"
+    with pytest.raises(ConfigurationError, match=message):
+        register_token_score("place", TokenScore(column_sums, source="rows"))
+
+
+def test_registered_score_may_read_span_logits(scores_registry):
+    register_token_score("end", TokenScore(lambda spans, valid: spans[..., 1], source="answer"))
+    config = tiny_config(token_scoring="end", protected_tokens="none", score_pooling=0)
+    assert config.has_span_heads
+    torch.manual_seed(0)
+    model = QuaLAMiniLMForQuestionAnswering(config).eval()
+    output = model(**make_batch([20]), budget="0.5,0.5,0.5,0.5", output_survival=True, output_exit_logits=True)
+    highest = output.exit_logits[0][0, :, 1].topk(10).indices.sort().values
+    assert torch.equal((output.survival[0] == 4).nonzero()[:, 0], highest)

@@ -44,6 +44,21 @@ def test_samples_take_budgets_in_turn(torch_model, tiny_tokenizer, records):
     assert samples[0]["retention"].dtype == np.float32
 
 
+def test_samples_carry_the_sizes_of_their_budget(torch_model, tiny_tokenizer, records):
+    samples = _samples(records, tiny_tokenizer, torch_model.config)
+    for index, sample in enumerate(samples):
+        num_tokens = sample["input_ids"].shape[1]
+        config = FULL_AND_FAST[index % 2] or LengthConfig((1.0, 1.0))
+        num_rows = sample["input_ids"][0].tolist().index(3) + 1
+        assert sample["sizes"].tolist() == [num_rows, *config.num_tokens(num_tokens, num_rows + 1)]
+        assert sample["sizes"].dtype == np.int64
+
+
+def test_budgets_that_stop_early_are_named(tiny_tokenizer):
+    config = tiny_config(num_hidden_layers=2, token_scoring="answer")
+    assert calibration_budgets(config, ["0.5,0.5@1"]) == {"0.5,0.5@1": LengthConfig((0.5, 0.5), 1)}
+
+
 def test_retention_names_only_layers_that_drop(torch_model, tiny_tokenizer, records):
     config = tiny_config(num_hidden_layers=2, drop_layers=[1], vocab_size=len(tiny_tokenizer))
     samples = _samples(records, tiny_tokenizer, config, budgets=[LengthConfig((1.0, 0.5))])

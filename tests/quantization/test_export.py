@@ -48,6 +48,7 @@ def test_graph_has_retention_and_dynamic_shapes(exported):
         "attention_mask": batch,
         "token_type_ids": batch,
         "retention": "[2]",
+        "sizes": "[3]",
     }
     assert list(_shapes(exported.model.outputs)) == ["start_logits", "end_logits"]
 
@@ -65,9 +66,35 @@ def test_attention_is_fused(exported):
     assert executed["Subgraph"] >= 2 + 2
 
 
-def test_hidden_states_are_gathered_by_row_and_never_scattered(exported):
+@pytest.fixture(scope="module")
+def exported_answer():
+    return OVQuaLAMiniLMForQuestionAnswering.from_model(make_model(token_scoring="answer", num_hidden_layers=3))
+
+
+def test_attention_is_fused_in_every_layer_where_tokens_leave_before_it(exported_answer):
+    exported_answer.compile()
+    kinds = Counter(operation.get_type_name() for operation in exported_answer.model.get_ops())
+    assert kinds["ScaledDotProductAttention"] == 3
+    assert kinds["Softmax"] == 0
+    executed = Counter(
+        operation.get_rt_info()["layerType"].astype(str)
+        for operation in exported_answer.request.get_runtime_model().get_ops()
+    )
+    assert executed["MatMul"] == 0
+    assert executed["Softmax"] == 0
+
+
+def test_graph_has_two_outputs_for_every_exit(exported_answer):
+    names = ["start_logits", "end_logits", "start_logits_1", "end_logits_1", "start_logits_2", "end_logits_2"]
+    assert _shapes(exported_answer.model.outputs) == dict.fromkeys(names, "[?,?]")
+    assert list(_shapes(exported_answer.model.outputs)) == names
+    assert _shapes(exported_answer.model.inputs)["sizes"] == "[4]"
+
+
+@pytest.mark.parametrize("fixture", ["exported", "exported_answer"])
+def test_hidden_states_are_gathered_by_row_and_never_scattered(fixture, request):
     """An index as wide as the hidden states, or a scatter of them, would cost more than dropping saves."""
-    for operation in exported.model.get_ops():
+    for operation in request.getfixturevalue(fixture).model.get_ops():
         shape = operation.get_output_partial_shape(0)
         if operation.get_type_name() == "ScatterElementsUpdate":
             assert shape[2].get_length() == 2  # the logits
@@ -81,8 +108,9 @@ def test_hidden_states_are_gathered_by_row_and_never_scattered(exported):
         {"token_scoring": "attention", "protected_tokens": "cls", "score_pooling": 0},
         {"position_scheme": "roberta", "type_vocab_size": 1, "pad_token_id": 1},
         {"drop_layers": [1], "min_tokens": 6},
+        {"token_scoring": "answer", "protected_tokens": "cls", "score_pooling": 0},
     ],
-    ids=["attention", "roberta", "one-layer"],
+    ids=["attention", "roberta", "one-layer", "answer"],
 )
 def test_variants_equal_torch(overrides):
     """At most one row in a hundred may differ, where two scores differ by less than rounding."""

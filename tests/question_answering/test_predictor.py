@@ -72,6 +72,49 @@ def test_batches_are_sorted_by_length_and_padded_to_their_longest(fake_model: An
     assert all(shape[0] == 4 for shape in shapes[:-1])
 
 
+class TestFillBatch:
+    """A model may say how many windows it wants at their length."""
+
+    def model(self, fake_model: Any, fill: Any) -> Any:
+        model = fake_model()
+        model.asked = []
+
+        def fill_batch(lengths: list[int]) -> int:
+            model.asked.append(list(lengths))
+            return fill(lengths)
+
+        model.fill_batch = fill_batch
+        return model
+
+    def test_batches_are_of_the_size_that_the_model_wants(self, fake_model: Any, tiny_tokenizer: Any) -> None:
+        model = self.model(fake_model, lambda lengths: min(2 if lengths[0] > 32 else 3, len(lengths)))
+        list(predict(model, tiny_tokenizer, make_records(), window_options=OPTIONS, batch_size=8))
+        rows = [(call["input_ids"].shape[1], call["input_ids"].shape[0]) for call in model.calls]
+        assert {count for length, count in rows[:-1] if length > 32} == {2}
+        assert {count for length, count in rows[:-1] if length <= 32} == {3}
+        assert all(lengths == sorted(lengths, reverse=True) and len(lengths) <= 8 for lengths in model.asked)
+
+    def test_answers_stay_the_same(self, fake_model: Any, tiny_model: Any, tiny_tokenizer: Any) -> None:
+        def answers() -> list[tuple[int, int]]:
+            found = predict(tiny_model, tiny_tokenizer, make_records(), window_options=OPTIONS)
+            return [(one[0].start, one[0].end) for _, one in found]
+
+        expected = answers()
+        tiny_model.fill_batch = lambda lengths: 1
+        assert answers() == expected
+
+    def test_padded_lengths_are_given(self, fake_model: Any, tiny_tokenizer: Any) -> None:
+        model = self.model(fake_model, len)
+        list(predict(model, tiny_tokenizer, make_records(3), window_options=OPTIONS, pad_to_multiple_of=16))
+        assert all(length % 16 == 0 for lengths in model.asked for length in lengths)
+
+    @pytest.mark.parametrize("count", [0, 4])
+    def test_impossible_size_is_refused(self, fake_model: Any, tiny_tokenizer: Any, count: int) -> None:
+        model = self.model(fake_model, lambda lengths: count)
+        with pytest.raises(BackendError, match=f"fill_batch of the model gave {count} for 3 windows; 1 to all"):
+            list(predict(model, tiny_tokenizer, make_records(3), window_options=OPTIONS))
+
+
 @pytest.mark.parametrize(
     ("options", "lengths"), [({"pad_to_length": 64}, {64}), ({"pad_to_multiple_of": 16}, {16, 32, 48})]
 )

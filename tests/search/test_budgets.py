@@ -110,6 +110,12 @@ def test_choose_budgets_writes_config_json_fields():
     assert json.loads(json.dumps(budgets)) == budgets
 
 
+def test_choose_budgets_keeps_exit_layers():
+    full = Candidate(LengthConfig.full(3), 100.0, 80.0)
+    shallow = Candidate(LengthConfig((1, 0.5, 0.5), exit_layer=2), 40.0, 60.0)
+    assert choose_budgets([shallow], full)["fast"] == {"retention": [1.0, 0.5, 0.5], "exit_layer": 2, "f1": 60.0}
+
+
 def test_choose_budgets_passes_its_options_on_and_lets_describe_win():
     assert choose_budgets(LONG, FULL, accurate_loss=0.005)["accurate"] == {"retention": [0.9], "f1": 79.9}
     assert choose_budgets(LONG, FULL, max_loss=0.8)["fastest"] == {"retention": [0.3], "f1": 20.0}

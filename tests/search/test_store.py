@@ -52,6 +52,17 @@ def test_store_key_ignores_float_noise_and_tells_neighbours_apart(path):
     assert store.get_score(LengthConfig((1.0, 0.30001))) is None
 
 
+def test_store_tells_exit_layers_apart(path):
+    store, shallow = EvaluationStore(path, FINGERPRINT), LengthConfig((1.0, 0.5, 0.5), exit_layer=2)
+    store.put(LengthConfig((1.0, 0.5, 0.5)), score=7)
+    store.put(shallow, score=5)
+    store.save()
+    reloaded = EvaluationStore(path, FINGERPRINT)
+    assert reloaded.get_score(LengthConfig((1.0, 0.5, 0.5))) == 7
+    assert reloaded.get_score(shallow) == 5
+    assert reloaded.get_score(LengthConfig((1.0, 0.5, 0.5), exit_layer=1)) is None
+
+
 def test_store_refuses_numbers_that_are_not_finite(path):
     store = EvaluationStore(path, FINGERPRINT)
     with pytest.raises(ConfigurationError, match="the cost of LengthConfig 1,0.5 is inf"):

@@ -18,6 +18,10 @@ from optimum_qala.errors import ConfigurationError
         ({"layer_drop_prob": -0.1}, r"layer_drop_prob -0.1 is not in \[0, 1\)"),
         ({"sub_model_label_weight": 1.5}, r"sub_model_label_weight 1.5 is not in \[0, 1\]"),
         ({"teacher_weight": -0.5}, r"teacher_weight -0.5 is not in \[0, 1\]"),
+        ({"early_exit_prob": 1.5}, r"early_exit_prob 1.5 is not in \[0, 1\]"),
+        ({"min_exit_layer": 0}, "min_exit_layer 0 is less than 1"),
+        ({"deep_supervision_weight": -1.0}, "deep_supervision_weight -1.0 is not a number of at least 0"),
+        ({"deep_supervision_weight": float("nan")}, "deep_supervision_weight nan is not a number of at least 0"),
         ({"eval_budgets": "fast"}, r"eval_budgets 'fast' is one text; give a list, such as \['fast'\]"),
         ({"divergence": "jensen"}, "divergence 'jensen' is not one of"),
         ({"temperature": -1.0}, "temperature -1.0 is not a positive number"),
@@ -38,6 +42,7 @@ def test_illegal_values_are_refused(tmp_path: Path, settings: dict[str, float], 
         ({"smallest_sub_model": False, "num_random_sub_models": 0}, 0),
         ({"drop_ratio_bound": 0.0}, 0),
         ({"drop_ratio_bound": 0.0, "layer_drop_prob": 0.2}, 2),
+        ({"drop_ratio_bound": 0.0, "early_exit_prob": 0.5}, 2),
     ],
 )
 def test_num_sub_models_counts_the_passes(tmp_path: Path, settings: dict[str, float], expected: int) -> None:

@@ -7,7 +7,12 @@ import random
 import pytest
 
 from optimum_qala.errors import ConfigurationError
-from optimum_qala.training.sampling import sample_length_config, sample_skip_layers, smallest_length_config
+from optimum_qala.training.sampling import (
+    sample_exit_layer,
+    sample_length_config,
+    sample_skip_layers,
+    smallest_length_config,
+)
 
 
 def test_sample_length_config_stays_within_the_bound_of_the_previous_ratio():
@@ -116,3 +121,38 @@ def test_sample_skip_layers_refuses_illegal_arguments():
         sample_skip_layers(random.Random(0), 6, 1.0)
     with pytest.raises(ConfigurationError, match="num_layers is 0"):
         sample_skip_layers(random.Random(0), 0, 0.1)
+
+
+def test_sample_exit_layer_is_uniform_over_the_exits():
+    rng = random.Random(0)
+    drawn = [sample_exit_layer(rng, 6, 0.5) for _ in range(10_000)]
+    assert drawn.count(None) / 10_000 == pytest.approx(0.5, abs=0.02)
+    for exit_layer in range(1, 6):
+        assert drawn.count(exit_layer) / 10_000 == pytest.approx(0.1, abs=0.02)
+
+
+def test_sample_exit_layer_keeps_to_the_fewest_layers():
+    rng = random.Random(0)
+    assert {sample_exit_layer(rng, 6, 1.0, 4) for _ in range(100)} == {4, 5}
+
+
+def test_sample_exit_layer_that_is_off_leaves_other_draws_alone():
+    rng = random.Random(0)
+    assert sample_exit_layer(rng, 6, 0.0) is None
+    assert rng.random() == random.Random(0).random()
+    assert sample_exit_layer(rng, 1, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 0.5), "num_layers is 0"),
+        ((6, 1.5), r"probability of an early exit 1.5 is not in \[0, 1\]"),
+        ((6, float("nan")), "probability of an early exit nan is not in"),
+        ((6, 0.5, 6), "min_exit_layer 6 is not between 1 and 5, where a model of 6 layers may stop early"),
+        ((1, 0.5), "min_exit_layer 1 is not between 1 and 0"),
+    ],
+)
+def test_sample_exit_layer_refuses_illegal_arguments(arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        sample_exit_layer(random.Random(0), *arguments)

@@ -9,67 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForQuestionAnswering, TrainerCallback
+from transformers import BertConfig, BertForQuestionAnswering
 
 from optimum_qala import LengthConfig, QuaLATrainer, QuaLATrainingArguments
 from optimum_qala.distillation.divergences import span_divergence
 from optimum_qala.errors import ConfigurationError, UnknownBudgetError
 from optimum_qala.question_answering.answers import DecodeOptions
-from optimum_qala.question_answering.features import WindowOptions, collate, tokenize_for_training
+from optimum_qala.question_answering.features import tokenize_for_training
 from optimum_qala.question_answering.records import QARecord
-
-
-_TRAINER_SETTINGS = ("eval_dataset", "teacher", "callbacks", "decode_options")
-WINDOWS = WindowOptions(max_length=48, doc_stride=8, max_question_length=16)
-
-
-@pytest.fixture
-def records() -> list[QARecord]:
-    people, places = ["anna", "peter", "maria", "john"], ["paris", "london", "rome", "berlin"]
-    return [
-        QARecord(
-            id=f"{person}-{place}",
-            question=f"where was {person} born ?",
-            context=f"the old king lived in the north . {person} was born in {place} in the year one hundred .",
-            answers=(place,),
-            answer_starts=(len(f"the old king lived in the north . {person} was born in "),),
-        )
-        for person in people
-        for place in places
-    ]
-
-
-def make_trainer(tmp_path: Path, model: Any, tokenizer: Any, records: list[QARecord], **settings: Any) -> QuaLATrainer:
-    trainer_settings = {name: settings.pop(name) for name in _TRAINER_SETTINGS if name in settings}
-    defaults = {
-        "output_dir": str(tmp_path / "out"),
-        "use_cpu": True,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "max_steps": 4,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "drop_ratio_bound": 0.4,
-    }
-    return QuaLATrainer(
-        model,
-        QuaLATrainingArguments(**(defaults | settings)),
-        train_dataset=records,
-        window_options=WINDOWS,
-        processing_class=tokenizer,
-        **trainer_settings,
-    )
-
-
-def gradients_of(model: Any) -> dict[str, torch.Tensor]:
-    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
-
-
-def make_batch(records: list[QARecord], tokenizer: Any) -> dict[str, torch.Tensor]:
-    features = tokenize_for_training(records, tokenizer, WINDOWS)
-    return collate([features[index] for index in range(len(features))], tokenizer)
+from tests.training.runs import WINDOWS, StopAfter, gradients_of, make_batch, make_trainer
 
 
 def test_training_step_gradient_is_the_mean_over_passes(
@@ -216,15 +164,6 @@ def test_evaluation_of_features_reports_the_loss(
     assert "eval_f1" not in metrics
 
 
-class _StopAfter(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
 def test_interrupted_training_resumes_identically(
     tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
 ) -> None:
@@ -245,7 +184,7 @@ def test_interrupted_training_resumes_identically(
     whole.train()
 
     killed = make_trainer(
-        tmp_path / "killed", copy.deepcopy(start), tiny_tokenizer, records, callbacks=[_StopAfter(5)], **settings
+        tmp_path / "killed", copy.deepcopy(start), tiny_tokenizer, records, callbacks=[StopAfter(5)], **settings
     )
     with pytest.raises(KeyboardInterrupt):
         killed.train()

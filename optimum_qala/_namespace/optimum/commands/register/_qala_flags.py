@@ -17,7 +17,7 @@ exit codes:
   --debug or QALA_DEBUG=1 adds the traceback"""
 
 DATA_HELP = "SQuAD JSON file, JSONL file, or datasets id such as squad:validation"
-BUDGET_HELP = "budget name, 'full', or ratios such as 1,1,0.8,0.8,0.5,0.5"
+BUDGET_HELP = "budget name, 'full', or ratios such as 1,1,0.8,0.8,0.5,0.5 or, to stop after 5 layers, 1,1,1,1,1,1@5"
 
 
 def describe(parser: argparse.ArgumentParser, description: str, examples: str) -> None:
@@ -32,7 +32,7 @@ def number(parser: argparse._ActionsContainer, flag: str, kind: type, help_text:
     parser.add_argument(flag, type=kind, metavar="N" if kind is int else "X", help=help_text, **options)
 
 
-def switch(parser: argparse._ActionsContainer, flag: str, dest: str, value: bool, help_text: str) -> None:
+def switch(parser: argparse._ActionsContainer, flag: str, dest: str, value: bool | str, help_text: str) -> None:
     parser.add_argument(flag, dest=dest, action="store_const", const=value, help=help_text)
 
 
@@ -85,6 +85,18 @@ def batching(parser: argparse.ArgumentParser) -> None:
     number(parser, "--batch-size", int, "windows per batch (default: 32)")
 
 
+def buckets(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "buckets", "Any of these runs an OpenVINO graph of its own for each padded length, compiled on first use."
+    )
+    group.add_argument("--buckets", action="store_true", help="run in buckets")
+    number(group, "--length-multiple", int, "pad to the next multiple of N tokens (default: 32)")
+    number(group, "--batch-tokens", int, "tokens of a bulk batch (default: 2048)")
+    number(group, "--max-graphs", int, "compiled graphs that are kept (default: 32)")
+    switch(group, "--throughput", "performance_hint", "throughput", "run several batches side by side")
+    group.add_argument("--cache-dir", metavar="FOLDER", help="keep compiled graphs here for the next start")
+
+
 def steps(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     number(group, "--num-train-epochs", float, "passes over the data (default: 3.0)")
@@ -106,6 +118,8 @@ def adaptivity(parser: argparse.ArgumentParser) -> None:
     number(group, "--num-random-sub-models", int, "random sub-models a step (default: 1)")
     switch(group, "--no-smallest-sub-model", "smallest_sub_model", False, "leave the smallest sub-model out")
     number(group, "--layer-drop-prob", float, "layers that sub-models skip (default: 0.0)")
+    number(group, "--deep-supervision-weight", float, "loss of the early span heads, if there are any (default: 1.0)")
+    number(group, "--early-exit-prob", float, "random sub-models that stop at an early span head (default: 0.0)")
     group.add_argument("--divergence", choices=("forward", "reverse", "skew"), help="kind of KL (default: forward)")
     number(group, "--skew", float, "mixture of skew KL (default: 0.1)")
     number(group, "--temperature", float, "divides logits to compare (default: 1.0)")
@@ -116,7 +130,9 @@ def adaptivity(parser: argparse.ArgumentParser) -> None:
 
 def token_selection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("token selection")
-    group.add_argument("--token-scoring", choices=("attention", "question"), help="score (default: question)")
+    group.add_argument(
+        "--token-scoring", choices=("answer", "attention", "question"), help="score (default: question)"
+    )
     number(group, "--score-pooling", int, "neighbours that share a score (default: 4)")
     group.add_argument(
         "--protected-tokens", choices=("question", "cls", "none"), help="tokens that always stay (default: question)"

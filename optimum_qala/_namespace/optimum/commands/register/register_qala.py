@@ -186,6 +186,7 @@ class EvaluateCommand(_Subcommand):
         flags.backend(parser)
         flags.batching(parser)
         flags.number(parser, "--pad-to", int, "pad every window to N tokens, instead of to the longest of its batch")
+        flags.buckets(parser)
         flags.windows(parser)
         flags.decoding(parser)
         flags.common(parser)
@@ -215,6 +216,7 @@ class PredictCommand(_Subcommand):
         flags.batching(parser)
         flags.number(parser, "--buffer-size", int, "questions read ahead (default: 1024)")
         parser.add_argument("--output", metavar="FILE", help="write to this new file, complete or not at all")
+        flags.buckets(parser)
         flags.windows(parser)
         group = flags.decoding(parser)
         flags.number(group, "--top-k", int, "also list the N best answers (default: 1)")
@@ -251,6 +253,7 @@ class BenchmarkCommand(_Subcommand):
         flags.number(parser, "--warmup", int, "passes before that are not timed (default: 1)")
         flags.number(parser, "--pad-to", int, "measure with every window padded to N too")
         flags.number(parser, "--threads", int, "threads of one call (default: what the back end chooses)")
+        flags.buckets(parser)
         flags.windows(parser)
         flags.common(parser)
 

@@ -1,0 +1,164 @@
+"""Which buckets there are: the options of running a graph in static copies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optimum_qala.errors import ConfigurationError
+
+
+__all__ = ["HINTS", "BucketOptions"]
+
+HINTS = ("latency", "throughput")
+# A batch that is at least this full is filled up with rows that nobody asked for; an emptier one is cut into smaller
+# batches.
+FILL_SHARE = 0.75
+
+
+@dataclass(frozen=True)
+class BucketOptions:
+    """How sequences are put into buckets, and how many compiled graphs are kept.
+
+    Args:
+        length_multiple: Sequences are padded to the next multiple of this. A larger one compiles fewer graphs and pads
+            more.
+        longest_bucket: Longest sequence in tokens; as many as the model has positions if None.
+        batch_sizes: Rows of the graphs for calls that do not fill a bulk batch.
+        batch_tokens: Tokens of a bulk batch: its graph has `batch_tokens // length` rows, so that long sequences come
+            in smaller batches.
+        max_graphs: Compiled graphs that are kept. Beyond that the one that was not used for the longest time is
+            dropped, and compiled again when it is needed again.
+        performance_hint: "latency" gives all threads to one batch; "throughput" runs several batches side by side, on
+            fewer threads each.
+        cache_dir: Folder in which OpenVINO keeps what it compiled, for the next process; none if None.
+        threads: Threads of inference; as many as OpenVINO chooses if None.
+
+    Raises:
+        ConfigurationError: If a value is not legal.
+    """
+
+    length_multiple: int = 32
+    longest_bucket: int | None = None
+    batch_sizes: tuple[int, ...] = (1,)
+    batch_tokens: int = 2048
+    max_graphs: int = 32
+    performance_hint: str = "latency"
+    cache_dir: str | Path | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batch_sizes", tuple(self.batch_sizes))
+        if not self.batch_sizes:
+            raise ConfigurationError("batch_sizes is empty; give at least one, for example 1")
+        named = [("batch_sizes", size) for size in self.batch_sizes]
+        named += [(name, getattr(self, name)) for name in ("length_multiple", "batch_tokens", "max_graphs")]
+        optional = [(name, getattr(self, name)) for name in ("longest_bucket", "threads")]
+        for name, value in (*named, *((name, value) for name, value in optional if value is not None)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigurationError(f"{name} {value!r} is not a positive integer")
+        if self.performance_hint not in HINTS:
+            raise ConfigurationError(f"performance_hint {self.performance_hint!r} is not one of {list(HINTS)}")
+        if self.cache_dir is not None and Path(self.cache_dir).is_file():
+            raise ConfigurationError(f"cache_dir {self.cache_dir} is a file; name a folder, which may not exist yet")
+
+    @classmethod
+    def parse(cls, value: BucketOptions | bool | None) -> BucketOptions | None:
+        """Read an argument that switches buckets on.
+
+        Args:
+            value: Options; True for the defaults; False or None for no buckets.
+
+        Returns:
+            The options, or None.
+
+        Raises:
+            ConfigurationError: If it is something else.
+        """
+        if value is None or isinstance(value, bool):
+            return cls() if value else None
+        if not isinstance(value, cls):
+            raise ConfigurationError(f"buckets {value!r} are neither BucketOptions nor True or False")
+        return value
+
+    def bucket(self, length: int) -> int:
+        """Choose the bucket of a sequence.
+
+        Args:
+            length: Its tokens.
+
+        Returns:
+            Tokens that it is padded to.
+
+        Raises:
+            ConfigurationError: If it is longer than the longest bucket.
+        """
+        if self.longest_bucket is not None and length > self.longest_bucket:
+            raise ConfigurationError(
+                f"a sequence of {length} tokens does not fit the longest bucket of {self.longest_bucket}; cut it into "
+                "shorter windows, or raise longest_bucket up to the positions of the model"
+            )
+        padded = -(-max(length, 1) // self.length_multiple) * self.length_multiple
+        return padded if self.longest_bucket is None else min(padded, self.longest_bucket)
+
+    def buckets(self) -> list[int]:
+        """List all buckets, shortest first.
+
+        Raises:
+            ConfigurationError: If there is no longest one.
+        """
+        if self.longest_bucket is None:
+            raise ConfigurationError("longest_bucket is None, so there is no list of all buckets; name the lengths")
+        shorter = range(self.length_multiple, self.longest_bucket, self.length_multiple)
+        return [*shorter, self.longest_bucket]
+
+    def rows(self, bucket: int) -> tuple[int, ...]:
+        """List the batch sizes of a bucket, largest first: that of a bulk batch, and those below it."""
+        sizes = [max(self.batch_tokens // bucket, min(self.batch_sizes))]
+        for size in sorted(set(self.batch_sizes), reverse=True):
+            if size < FILL_SHARE * sizes[-1]:  # as many rows or more fill the larger batch
+                sizes.append(size)
+        return tuple(sizes)
+
+    def split(self, num_rows: int, bucket: int) -> list[int]:
+        """Split rows into batches.
+
+        Args:
+            num_rows: How many.
+            bucket: Their bucket.
+
+        Returns:
+            Batch sizes, largest first. The last one may be more than what is left.
+        """
+        sizes, chosen = self.rows(bucket), []
+        for size in sizes:
+            full, num_rows = divmod(num_rows, size)
+            chosen += [size] * full
+            if num_rows >= FILL_SHARE * size:
+                return [*chosen, size]
+        return [*chosen, sizes[-1]] if num_rows else chosen
+
+    def runtime_settings(self, ov_config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Write the options as OpenVINO's settings.
+
+        Args:
+            ov_config: Other settings of OpenVINO.
+
+        Returns:
+            All of them.
+
+        Raises:
+            ConfigurationError: If `ov_config` says something else than the options.
+        """
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": self.performance_hint.upper()}
+        if self.cache_dir is not None:
+            settings["CACHE_DIR"] = str(self.cache_dir)
+        if self.threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = self.threads
+        given = dict(ov_config or {})
+        for name, value in settings.items():
+            if str(given.get(name, value)) != str(value):
+                raise ConfigurationError(f"{name} {given[name]!r} in ov_config contradicts {value!r} of the buckets")
+        return given | settings
