@@ -18,7 +18,7 @@ qala() {
 
 : > "$raw/commands.txt"
 qala search --model "$trained" --backend openvino --data "$data/validation.json" --output "$work/searched" \
-    --drop-ratio-bound 0.5 --max-evaluations 60 --accurate-loss 0.01 --max-loss 0.2 --json > "$raw/search.json"
+    --drop-ratio-bound 0.5 --max-evaluations 45 --accurate-loss 0.01 --max-loss 0.2 --json > "$raw/search.json"
 qala quantize --model "$work/searched" --backend openvino --data "$data/train.json" \
     --validation-data "$data/validation.json" --drop-layers budgets --output "$work/int8" --json > "$raw/quantize.json"
 qala evaluate --model "$work/searched" --backend openvino --data "$test" --budget full --json > "$raw/fp32-pad-none.json"
