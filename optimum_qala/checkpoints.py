@@ -43,6 +43,26 @@ class KeyReport:
         """True if an early span head is a copy of the span head, so that it has not been trained where it reads."""
         return any(SPAN_HEADS in name for name in (*self.missing, *self.mismatched))
 
+    def check_heads(self, path: str | Path) -> None:
+        """Raise unless every head of the model was trained.
+
+        Args:
+            path: Where the checkpoint is, for the message.
+
+        Raises:
+            CheckpointError: If the span head or an early span head is new.
+        """
+        if self.has_new_head:
+            raise CheckpointError(
+                f"{path} has no trained span head, so its answers would be random; "
+                "fine-tune it first: optimum-cli qala train --model ..."
+            )
+        if self.has_new_span_heads:
+            raise CheckpointError(
+                f"{path} has no trained early span heads, so it would drop the wrong tokens; "
+                "fine-tune it with them first: optimum-cli qala train --token-scoring answer --model ..."
+            )
+
 
 def load_backbone(path: str | Path, **config_overrides: Any) -> tuple[QuaLAMiniLMForQuestionAnswering, KeyReport]:
     """Load a checkpoint as a QuaLA-MiniLM for question answering.

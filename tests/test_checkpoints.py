@@ -191,3 +191,12 @@ def test_load_backbone_takes_fewer_layers_where_asked(tmp_path):
     assert len(model.quala.encoder.layer) == 1
     assert len(report.unexpected) == 16
     assert report.missing == ()
+
+
+def test_heads_that_were_not_trained_are_refused(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    _, report = load_backbone(tmp_path)
+    report.check_heads(tmp_path)
+    _, report = load_backbone(tmp_path, token_scoring="answer")
+    with pytest.raises(CheckpointError, match="has no trained early span heads, so it would drop the wrong tokens"):
+        report.check_heads(tmp_path)

@@ -83,7 +83,7 @@ def load_model(
     Args:
         path: The folder, or a repository id on the Hub.
         backend: "torch" or "openvino"; by default what the folder holds.
-        allow_new_head: Accept a checkpoint that has no span head yet, as training does.
+        allow_new_head: Accept a checkpoint whose heads are not trained yet, as training does.
         threads: Threads of one call; the back end's own choice by default.
         bulk: Batches of many windows are what it will run: keep memory flat however many they are.
         buckets: Run an OpenVINO model in these buckets. A plain torch checkpoint then is exported as it is.
@@ -185,11 +185,8 @@ def _load_torch(path: str, allow_new_head: bool, config_overrides: dict[str, Any
         raise CheckpointError(_cannot_load(path, error)) from error
     finally:
         logging.set_verbosity(verbosity)
-    if report.has_new_head and not allow_new_head:
-        raise CheckpointError(
-            f"{path} has no trained span head, so its answers would be random; "
-            "fine-tune it first: optimum-cli qala train --model ..."
-        )
+    if not allow_new_head:
+        report.check_heads(path)
     return model
 
 
@@ -216,8 +213,11 @@ def _load_openvino(path: str, threads: int | None, buckets: BucketOptions | None
 def _load_plain(path: str, ov_config: dict[str, Any]) -> PlainModel:
     from optimum.intel.openvino import OVModelForQuestionAnswering
 
-    from optimum_qala.inference.graph import PRECISION_KEY
+    from optimum_qala.inference.graph import PRECISION_KEY, check_plain_graph, find_file, read_graph
 
+    file = find_file(path, IR_FILE, {})
+    if file is not None:
+        check_plain_graph(read_graph(file))
     ov_config = {PRECISION_KEY: "f32", **ov_config}
     model = OVModelForQuestionAnswering.from_pretrained(path, export=False, compile=False, ov_config=ov_config)
     return PlainModel(model, "f32")

@@ -30,7 +30,7 @@ def run(args: Namespace, console: Console) -> None:
         args.model,
         getattr(args, "backend", None),
         buckets=bucket_options(args),
-        bulk=getattr(args, "batch_size", None) != 1,
+        bulk=1 not in (getattr(args, "batch_size", None), getattr(args, "buffer_size", None)),
     )
     budget = getattr(args, "budget", None)
     resolve_budget(loaded.model.config, budget)

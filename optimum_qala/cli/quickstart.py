@@ -174,7 +174,7 @@ def _train(folder: Path, options: QuickstartOptions, backbone: str, console: Con
 def _search(folder: Path, options: QuickstartOptions, console: Console) -> None:
     trained = str(folder / "trained")
     # OpenVINO scores several times faster than torch; the budgets go into the torch checkpoint.
-    loaded = load_model(trained, "openvino")
+    loaded = load_model(trained, "openvino", bulk=True)
     data = folder / "data" / "validation.json"
     settings = {"data": str(data), **asdict(options)}
     with resumable_folder(folder / "searched", settings) as work:

@@ -13,6 +13,8 @@ from optimum_qala.cli.console import Console, format_table
 from optimum_qala.cli.loading import LoadedModel, holds_ir, load_model
 from optimum_qala.cli.options import given, window_options
 from optimum_qala.cli.outputs import resumable_folder, run_settings, write_json
+from optimum_qala.errors import BackendError
+from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.question_answering.features import Window, WindowOptions, collate, make_windows
 from optimum_qala.question_answering.predictor import evaluate
@@ -56,7 +58,14 @@ def run(args: Namespace, console: Console) -> None:
     records = load_records(args.data, require_answers=True, limit=getattr(args, "limit", None))
     settings = run_settings(args, inputs=("model", "data"), without=_SEARCH_FLAGS)
     with resumable_folder(args.output, settings) as work:
-        loaded = load_model(args.model, getattr(args, "backend", None))
+        # A latency is measured one window at a time, which is what the large cache is for.
+        bulk = getattr(args, "cost", "macs") != "latency"
+        loaded = load_model(args.model, getattr(args, "backend", None), bulk=bulk)
+        if not isinstance(loaded.model.config, QuaLAMiniLMConfig):
+            raise BackendError(
+                f"{args.model} is a plain {loaded.model.config.model_type!r} model, which drops no tokens; search the "
+                "result of optimum-cli qala train"
+            )
         # OpenVINO scores a torch checkpoint several times faster; the result is that checkpoint all the same.
         is_exported_here = loaded.backend == "openvino" and not holds_ir(args.model)
         summary = search(
@@ -168,6 +177,9 @@ def search(
             described["latency_ms"] = [conditions | {"median": candidate.cost}]
         return described
 
+    lost = sorted(name for name, budget in config.budgets.items() if budget.get("exit_layer") is not None)
+    if lost:
+        console.info(f"warning: the search proposes no early exits, and the budgets that stop early go: {lost}")
     config.budgets = choose_budgets(found.front, found.full, describe=describe, **(losses or {}))
     kept = keep or loaded
     kept.model.config.budgets = config.budgets

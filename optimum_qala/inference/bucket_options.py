@@ -50,6 +50,8 @@ class BucketOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.batch_sizes, int):
+            raise ConfigurationError(f"batch_sizes {self.batch_sizes!r} is not a list; write ({self.batch_sizes},)")
         object.__setattr__(self, "batch_sizes", tuple(self.batch_sizes))
         if not self.batch_sizes:
             raise ConfigurationError("batch_sizes is empty; give at least one, for example 1")

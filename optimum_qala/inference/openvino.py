@@ -112,32 +112,27 @@ class OVQuaLAMiniLMForQuestionAnswering(OVSpanModel):
     def _resolve(self, budget: Any) -> LengthConfig | None:
         return self._budget if budget is None else self.config.resolve_budget(budget)  # type: ignore[no-any-return]
 
-    def _constants(self, budget: Any) -> dict[str, NDArray[Any]]:
-        return {RETENTION_INPUT: retention_of(self._resolve(budget), self.config.dropping_layers)}
+    def _constants(self, budget: LengthConfig | None) -> dict[str, NDArray[Any]]:
+        return {RETENTION_INPUT: retention_of(budget, self.config.dropping_layers)}
 
-    def _plan(self, budget: Any) -> Plan:
-        length_config = self._resolve(budget)
-
+    def _plan(self, budget: LengthConfig | None) -> Plan:
         def plan(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-            sizes = plan_sizes(input_ids, attention_mask, self.config, length_config)
+            sizes = plan_sizes(input_ids, attention_mask, self.config, budget)
             if self.buckets is not None:
-                sizes = round_sizes(sizes, input_ids.shape[1], self.config, length_config)
+                sizes = round_sizes(sizes, input_ids.shape[1], self.config, budget)
             return {SIZES_INPUT: sizes}
 
         return plan
 
-    def _usual_plan(self, budget: Any) -> Plan:
-        length_config = self._resolve(budget)
-
+    def _usual_plan(self, budget: LengthConfig | None) -> Plan:
         def plan(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
             least = np.ones(1 + len(self.config.dropping_layers), dtype=np.int64)
-            return {SIZES_INPUT: round_sizes(least, input_ids.shape[1], self.config, length_config)}
+            return {SIZES_INPUT: round_sizes(least, input_ids.shape[1], self.config, budget)}
 
         return plan
 
-    def _exit_layer(self, budget: Any) -> int | None:
-        length_config = self._resolve(budget)
-        return None if length_config is None else length_config.exit_layer
+    def _exit_layer(self, budget: LengthConfig | None) -> int | None:
+        return None if budget is None else budget.exit_layer
 
     def _reshape(self, model: Any, batch_size: int, sequence_length: int, *_: Any) -> Any:
         """Set batch size and sequence length of every input that has them."""
@@ -238,10 +233,7 @@ class OVQuaLAMiniLMForQuestionAnswering(OVSpanModel):
         if config is not None:
             overrides = {**overrides, "config": config}
         model, report = load_backbone(model_id, **hub, **overrides)
-        if report.has_new_head:
-            raise CheckpointError(
-                f"{model_id} has no trained span head, so its answers would be random; fine-tune it first"
-            )
+        report.check_heads(model_id)
         return cls.from_model(model, **options)
 
     @classmethod

@@ -178,7 +178,7 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
         """
         variants = [
             Variant(self._constants(budget), self._usual_plan(budget), logit_names(self._exit_layer(budget)))
-            for budget in (budgets or [None])
+            for budget in dict.fromkeys(self._resolve(budget) for budget in (budgets or [None]))
         ]
         return self.runner.warm_up(lengths, batch_sizes, variants)
 
@@ -207,7 +207,7 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
             LengthConfigError: If the budget does not fit the model.
             UnknownBudgetError: If the model has no budget of that name.
         """
-        ids = np.asarray(input_ids)
+        ids, budget = np.asarray(input_ids), self._resolve(budget)
         constants, plan, exit_layer = self._constants(budget), self._plan(budget), self._exit_layer(budget)
         self._check_ids(ids)
         inputs = {
@@ -226,8 +226,12 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
         start_logits, end_logits = logits if isinstance(input_ids, np.ndarray) else map(torch.from_numpy, logits)
         return QuestionAnsweringModelOutput(start_logits=start_logits, end_logits=end_logits)
 
+    def _resolve(self, budget: Any) -> Any:
+        """Turn what the caller gave into the budget of this call, once: another thread may choose a new default."""
+        return budget
+
     def _constants(self, budget: Any) -> dict[str, NDArray[Any]]:
-        """Write a budget as inputs of the graph."""
+        """Write a budget, as `_resolve` gives it, as inputs of the graph."""
         raise NotImplementedError
 
     def _plan(self, budget: Any) -> Plan | None:

@@ -90,7 +90,7 @@ def find_outlier_neurons(
         with torch.inference_mode():
             for sample in samples:
                 inputs = {name: torch.as_tensor(sample[name]) for name in _INPUTS if name in sample}
-                model(**inputs, budget="full")
+                model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}, budget="full")
     finally:
         model.train(was_training)
         for hook in hooks:

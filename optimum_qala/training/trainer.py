@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
@@ -27,6 +28,7 @@ from optimum_qala.question_answering.features import WindowOptions, tokenize_for
 from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.training.arguments import QuaLATrainingArguments
+from optimum_qala.training.grouping import EpochLengthGroupedSampler
 from optimum_qala.training.sampling import (
     sample_exit_layer,
     sample_length_config,
@@ -123,6 +125,12 @@ class QuaLATrainer(Trainer):
                 "below full length. Set num_random_sub_models or smallest_sub_model, and drop_ratio_bound > 0."
             )
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if type(sampler) is LengthGroupedSampler:
+            return EpochLengthGroupedSampler(sampler.batch_size, lengths=sampler.lengths, seed=self.args.seed)
+        return sampler
+
     @staticmethod
     def _check_early_exits(config: Any, args: QuaLATrainingArguments) -> None:
         if args.early_exit_prob == 0.0:
@@ -131,6 +139,11 @@ class QuaLATrainer(Trainer):
             raise ConfigurationError(
                 f"early_exit_prob is {args.early_exit_prob:g}, but the model has no span heads to stop at; load it "
                 "with token_scoring='answer' or span_heads=True"
+            )
+        if args.num_random_sub_models == 0:
+            raise ConfigurationError(
+                f"early_exit_prob is {args.early_exit_prob:g}, but only random sub-models stop early, and "
+                "num_random_sub_models is 0"
             )
         rng = random.Random(0)  # noqa: S311  # drawn for the checks
         sample_exit_layer(rng, config.num_hidden_layers, args.early_exit_prob, args.min_exit_layer)

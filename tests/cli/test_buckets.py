@@ -132,6 +132,21 @@ class TestPlainModel:
         outcome = qala(command, "--model", plain_folder, "--data", tiny_data, "--budget", "fast", "--buckets")
         assert "a plain 'bert' model drops no tokens, so it has no budget 'fast', only 'full'" in outcome.error
 
+    def test_search_is_refused(self, qala, plain_folder, tiny_data, tmp_path):
+        outcome = qala("search", "--model", plain_folder, "--data", tiny_data, "--output", tmp_path / "out")
+        assert f"{plain_folder} is a plain 'bert' model, which drops no tokens; search the result of" in outcome.error
+
+    def test_model_for_another_task_is_refused(self, qala, tiny_tokenizer, tiny_data, tmp_path):
+        from optimum.exporters.openvino import export_from_model
+        from transformers import BertConfig, BertForSequenceClassification
+
+        sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        classifier = BertForSequenceClassification(BertConfig(vocab_size=len(tiny_tokenizer), **sizes)).eval()
+        export_from_model(classifier, tmp_path, task="text-classification", stateful=False)
+        tiny_tokenizer.save_pretrained(tmp_path)
+        outcome = qala("predict", "--model", tmp_path, "--data", tiny_data)
+        assert "so it is no question answering model of the BERT kind" in outcome.error
+
 
 @needs_openvino
 class TestBenchmark:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 
 import pytest
@@ -241,6 +242,17 @@ def test_openvino_scores_a_torch_checkpoint_which_stays_one(search):
     assert not list(folder.glob("*.xml"))
     model = AutoModelForQuestionAnswering.from_pretrained(folder)
     assert model.config.budgets == outcome.json["budgets"]
+
+
+def test_budgets_that_stop_early_do_not_go_silently(qala, tiny_folder, tiny_data, tmp_path):
+    model = QuaLAMiniLMForQuestionAnswering.from_pretrained(tiny_folder, token_scoring="answer")
+    model.config.budgets = {"shallow": {"retention": [1.0] * 4, "exit_layer": 2}}
+    folder = shutil.copytree(tiny_folder, tmp_path / "answer")
+    model.save_pretrained(folder)
+    limits = ("--max-evaluations", 3, "--population-size", 3)
+    outcome = qala("search", "--model", folder, "--data", tiny_data, "--output", tmp_path / "out", *limits)
+    assert outcome.code == 0, outcome.err
+    assert "the budgets that stop early go: ['shallow']" in outcome.err
 
 
 def test_table_of_budgets_shows_exits():

@@ -56,17 +56,20 @@ def test_measurements_of_the_model_before_are_dropped(train, qala, tiny_folder, 
     assert json.loads((reselected / "config.json").read_text())["budgets"] == {}
 
 
-def test_interrupted_training_goes_on_as_if_it_had_not_been(train, monkeypatch, tmp_path):
-    _, whole = train(output="whole")
+@pytest.mark.parametrize(("steps", "stop"), [(4, 2), (8, 5)], ids=["first epoch", "second epoch"])
+def test_interrupted_training_goes_on_as_if_it_had_not_been(train, monkeypatch, tmp_path, steps, stop):
+    """An epoch has three steps."""
+    flags = ("--max-steps", steps)
+    _, whole = train(*flags, output="whole")
     step = QuaLATrainer.training_step
 
     def interrupted(self, *arguments, **options):
-        if self.state.global_step == 2:
+        if self.state.global_step == stop:
             raise KeyboardInterrupt
         return step(self, *arguments, **options)
 
     monkeypatch.setattr(QuaLATrainer, "training_step", interrupted)
-    outcome, folder = train()
+    outcome, folder = train(*flags)
     assert outcome.code == 130
     assert "run the same command again to go on" in outcome.err
     assert not folder.exists()
@@ -77,10 +80,10 @@ def test_interrupted_training_goes_on_as_if_it_had_not_been(train, monkeypatch, 
         return step(self, *arguments, **options)
 
     monkeypatch.setattr(QuaLATrainer, "training_step", counted)
-    outcome, folder = train()
-    assert "going on from checkpoint-2" in outcome.err
-    assert outcome.json["steps"] == 4
-    assert seen == [2, 3]
+    outcome, folder = train(*flags)
+    assert f"going on from checkpoint-{stop}" in outcome.err
+    assert outcome.json["steps"] == steps
+    assert seen == list(range(stop, steps))
     assert are_equal(weights(folder), weights(whole))
 
 

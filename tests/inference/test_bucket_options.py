@@ -15,6 +15,7 @@ from optimum_qala.errors import ConfigurationError
         ("length_multiple", True, "length_multiple True is not a positive integer"),
         ("longest_bucket", -1, "longest_bucket -1 is not a positive integer"),
         ("batch_sizes", (1, 0), "batch_sizes 0 is not a positive integer"),
+        ("batch_sizes", 4, r"batch_sizes 4 is not a list; write \(4,\)"),
         ("batch_sizes", (), "batch_sizes is empty; give at least one"),
         ("batch_tokens", 1.5, r"batch_tokens 1\.5 is not a positive integer"),
         ("max_graphs", 0, "max_graphs 0 is not a positive integer"),

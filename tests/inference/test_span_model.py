@@ -94,6 +94,22 @@ def test_switching_budgets_inside_a_warmed_set_compiles_nothing(bucketed):
     assert counters.hits > 48
 
 
+def test_budget_that_is_named_twice_is_warmed_up_once(bucketed):
+    assert bucketed.warm_up(lengths=[30], batch_sizes=[1], budgets=["full", None, "1,1,1,1", "fast"]) == 2
+
+
+@pytest.mark.parametrize("buckets", [False, True])
+def test_budget_of_a_call_is_read_once(exported, monkeypatch, buckets):
+    """Another thread may choose another one at any moment."""
+    changing = OVQuaLAMiniLMForQuestionAnswering.from_pretrained(exported, buckets=buckets)
+    batch = random_batch(0, 2, 50)
+    expected = changing(**batch, budget="fast").start_logits
+    budgets = iter([changing.config.resolve_budget("fast")] + [changing.config.resolve_budget("faster")] * 9)
+    monkeypatch.setattr(type(changing), "_budget", property(lambda self: next(budgets)), raising=False)
+    del vars(changing)["_budget"]
+    torch.testing.assert_close(changing(**batch).start_logits, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_warm_up_takes_the_chosen_budget(bucketed):
     bucketed.set_budget("fast")
     bucketed.warm_up(lengths=[20], batch_sizes=[1])

@@ -231,6 +231,16 @@ def test_early_exits_of_a_model_without_span_heads_are_refused(
         make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, early_exit_prob=0.5)
 
 
+def test_early_exits_without_random_sub_models_are_refused(
+    tmp_path: Path,
+    answer_model: Any,
+    tiny_tokenizer: Any,
+    records: list[QARecord],
+) -> None:
+    with pytest.raises(ConfigurationError, match="only random sub-models stop early, and num_random_sub_models is 0"):
+        make_trainer(tmp_path, answer_model, tiny_tokenizer, records, early_exit_prob=0.5, num_random_sub_models=0)
+
+
 def test_exits_above_the_model_are_refused(
     tmp_path: Path,
     answer_model: Any,
