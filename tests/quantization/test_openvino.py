@@ -213,7 +213,6 @@ class TestOptions:
             {"preset": "performance"},
             {"smooth_quant_alpha": None},
             {"smooth_quant_alpha": 0.2},
-            {"outlier_factor": 1.05},
             {"overflow_fix": "enable"},
             {"fast_bias_correction": False},
             {"budgets": ("fast",)},
