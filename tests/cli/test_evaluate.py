@@ -19,9 +19,9 @@ def test_model_is_scored_at_every_budget_from_slow_to_fast(qala, tiny_folder, ti
 
 def test_budgets_that_stop_early_are_scored_and_shown(qala, tiny_folder, tiny_data, tmp_path):
     folder = shutil.copytree(tiny_folder, tmp_path / "exits")
-    config = json.loads((folder / "config.json").read_text())
-    config["budgets"]["shallow"] = {"retention": [1.0, 1.0, 1.0, 1.0], "exit_layer": 1}
-    (folder / "config.json").write_text(json.dumps(config | {"span_heads": True}))
+    model = QuaLAMiniLMForQuestionAnswering.from_pretrained(tiny_folder, span_heads=True)
+    model.config.budgets["shallow"] = {"retention": [1.0, 1.0, 1.0, 1.0], "exit_layer": 1}
+    model.save_pretrained(folder)
     result = qala("evaluate", "--model", folder, "--data", tiny_data, "--json").json
     assert list(result["budgets"]) == ["full", "accurate", "fast", "shallow"]
     assert result["budgets"]["shallow"]["exit_layer"] == 1
