@@ -11,13 +11,14 @@ from httpx import HTTPError
 from huggingface_hub import file_exists, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging
 
 from optimum_qala._compat import require
 from optimum_qala.checkpoints import check_tokenizer, load_backbone
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError, QuaLAError
 from optimum_qala.inference.bucket_options import BucketOptions
+from optimum_qala.inference.graph import PRECISION_KEY, THREADS_KEY, check_plain_graph, find_file, read_graph
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.question_answering.predictor import position_capacity
 
@@ -26,7 +27,6 @@ IR_FILE = "openvino_model.xml"
 # Batches of many windows hardly ever have a shape twice, so the operators that OpenVINO keeps for each shape (5,000 by
 # default) only fill memory. One window at a time has the same few shapes again and again and needs them.
 BULK_CONFIG = {"CPU_RUNTIME_CACHE_CAPACITY": 128}
-THREADS_KEY = "INFERENCE_NUM_THREADS"
 TORCH_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
@@ -201,8 +201,8 @@ def _load_openvino(path: str, threads: int | None, buckets: BucketOptions | None
         is_plain = stored.get("model_type") != QuaLAMiniLMConfig.model_type
         if is_plain and buckets is not None:
             return OVBucketedModelForQuestionAnswering.from_pretrained(path, buckets=buckets, ov_config=ov_config)
-        if is_plain and holds_ir(path):
-            return _load_plain(path, ov_config)
+        if is_plain and (file := find_file(path, IR_FILE, {})) is not None:
+            return _load_plain(path, file, ov_config)
         return OVQuaLAMiniLMForQuestionAnswering.from_pretrained(path, buckets=buckets, ov_config=ov_config)
     except QuaLAError:
         raise
@@ -210,16 +210,18 @@ def _load_openvino(path: str, threads: int | None, buckets: BucketOptions | None
         raise CheckpointError(_cannot_load(path, error)) from error
 
 
-def _load_plain(path: str, ov_config: dict[str, Any]) -> PlainModel:
+def _load_plain(path: str, file: Path, ov_config: dict[str, Any]) -> PlainModel:
     from optimum.intel.openvino import OVModelForQuestionAnswering
 
-    from optimum_qala.inference.graph import PRECISION_KEY, check_plain_graph, find_file, read_graph
-
-    file = find_file(path, IR_FILE, {})
-    if file is not None:
-        check_plain_graph(read_graph(file))
-    ov_config = {PRECISION_KEY: "f32", **ov_config}
-    model = OVModelForQuestionAnswering.from_pretrained(path, export=False, compile=False, ov_config=ov_config)
+    graph = read_graph(file)
+    check_plain_graph(graph)
+    model = OVModelForQuestionAnswering(
+        graph,
+        AutoConfig.from_pretrained(path),
+        compile=False,
+        ov_config={PRECISION_KEY: "f32", **ov_config},
+        model_save_dir=file.parent,
+    )
     return PlainModel(model, "f32")
 
 

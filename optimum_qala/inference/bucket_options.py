@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_qala.errors import ConfigurationError
+from optimum_qala.inference.graph import THREADS_KEY
 
 
 __all__ = ["HINTS", "BucketOptions"]
@@ -158,7 +159,7 @@ class BucketOptions:
         if self.cache_dir is not None:
             settings["CACHE_DIR"] = str(self.cache_dir)
         if self.threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = self.threads
+            settings[THREADS_KEY] = self.threads
         given = dict(ov_config or {})
         for name, value in settings.items():
             if str(given.get(name, value)) != str(value):

@@ -21,6 +21,7 @@ from transformers.utils import logging
 from optimum_qala.errors import BackendError, ConfigurationError
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.inference.folding import input_types, is_static, output_names, specialize, unpack_tables
+from optimum_qala.inference.graph import PRECISION_KEY
 
 
 __all__ = ["BucketCounters", "BucketedRunner", "Plan", "Variant"]
@@ -335,7 +336,7 @@ class BucketedRunner:
     def _compute(self, model: Any) -> NDArray[Any]:
         from optimum.intel.openvino.modeling_base import core
 
-        compiled = core.compile_model(model, self.device, {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = core.compile_model(model, self.device, {PRECISION_KEY: "f32"})
         values: NDArray[Any] = compiled.create_infer_request().infer({})[0]
         return values
 

@@ -19,6 +19,7 @@ from optimum_qala.quantization.configuration import IR_NAME, PRECISIONS, RETENTI
 
 __all__ = [
     "PRECISION_KEY",
+    "THREADS_KEY",
     "check_graph",
     "check_plain_graph",
     "choose_precision",
@@ -28,7 +29,9 @@ __all__ = [
     "retention_of",
 ]
 
+# Names of OpenVINO's settings.
 PRECISION_KEY = "INFERENCE_PRECISION_HINT"
+THREADS_KEY = "INFERENCE_NUM_THREADS"
 
 
 def check_graph(graph: Any, config: Any) -> None:

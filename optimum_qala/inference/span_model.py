@@ -16,7 +16,7 @@ from optimum_qala._compat import require
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.inference.buckets import BucketCounters, BucketedRunner, Plan, Variant
-from optimum_qala.inference.graph import PRECISION_KEY, choose_precision, cut_graph
+from optimum_qala.inference.graph import PRECISION_KEY, THREADS_KEY, choose_precision, cut_graph
 from optimum_qala.quantization.configuration import logit_names
 from optimum_qala.question_answering.predictor import position_capacity
 
@@ -27,8 +27,6 @@ from optimum.intel.openvino.modeling import OVModelForQuestionAnswering  # noqa:
 
 
 __all__ = ["OVSpanModel"]
-
-_THREADS_KEY = "INFERENCE_NUM_THREADS"
 
 
 class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
@@ -100,12 +98,12 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
     @property
     def threads(self) -> int:
         """Threads that a call runs on; a graph is compiled for it if there is none yet."""
-        if self._reported(_THREADS_KEY) is None:
+        if self._reported(THREADS_KEY) is None:
             if self.buckets is None:
                 self.compile()
             else:
                 self.warm_up(lengths=[1], batch_sizes=[1])
-        return int(self._reported(_THREADS_KEY))
+        return int(self._reported(THREADS_KEY))
 
     def _reported(self, name: str) -> Any:
         if self.buckets is not None:

@@ -182,6 +182,7 @@ class OVQuaLAQuantizer:
         model, neurons = self.model, {}
         if config.outlier_factor is not None:
             neurons = find_outlier_neurons(model, samples[:OUTLIER_SAMPLES], config.outlier_factor)
+        if neurons:
             model = split_outlier_neurons(copy.deepcopy(model), neurons)
         return export_model(model, folder, drop_layers=drop_layers), neurons
 

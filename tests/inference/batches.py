@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -38,3 +40,16 @@ def distances(actual: Any, expected: Any, attention_mask: torch.Tensor) -> torch
             for name in ("start_logits", "end_logits")
         ]
     ).amax(dim=0)
+
+
+def assert_threads_agree(model: Any, calls: Sequence[tuple[dict[str, torch.Tensor], str]]) -> None:
+    """Calls of batches and budgets from six threads at once give what they give one by one."""
+
+    def call(batch: dict[str, torch.Tensor], budget: str) -> torch.Tensor:
+        return model(**batch, budget=budget).start_logits
+
+    expected = [call(*arguments) for arguments in calls]
+    with ThreadPoolExecutor(max_workers=6) as pool:
+        results = list(pool.map(call, *zip(*calls, strict=True)))
+    for actual, one_by_one in zip(results, expected, strict=True):
+        torch.testing.assert_close(actual, one_by_one, atol=1e-5, rtol=1e-5)

@@ -32,7 +32,7 @@ from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.question_answering.windows import WindowOptions
 from tests.conftest import tiny_config
-from tests.inference.batches import distances, random_batch, random_retention
+from tests.inference.batches import assert_threads_agree, distances, random_batch, random_retention
 
 
 TOLERANCE = 1e-4
@@ -120,16 +120,8 @@ def test_result_outlives_the_next_call(model):
 
 def test_threads_with_different_budgets_do_not_disturb_each_other(model):
     budgets = ["full", "fast", "faster", "1,1,0.5,0.5"]
-    calls = [(seed, budgets[seed % 4]) for seed in range(48)]
-
-    def call(seed: int, budget: str) -> torch.Tensor:
-        return model(**random_batch(seed, 1 + seed % 3, 20 + seed), budget=budget).start_logits
-
-    expected = [call(*arguments) for arguments in calls]
-    with ThreadPoolExecutor(max_workers=6) as pool:
-        results = list(pool.map(call, *zip(*calls, strict=True)))
-    for actual, one_by_one in zip(results, expected, strict=True):
-        torch.testing.assert_close(actual, one_by_one, atol=1e-5, rtol=1e-5)
+    calls = [(random_batch(seed, 1 + seed % 3, 20 + seed), budgets[seed % 4]) for seed in range(48)]
+    assert_threads_agree(model, calls)
 
 
 def test_threads_may_make_the_first_call(exported):

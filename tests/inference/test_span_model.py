@@ -10,7 +10,7 @@ import torch
 
 from optimum_qala import BucketOptions, OVQuaLAMiniLMForQuestionAnswering
 from optimum_qala.errors import BackendError, ConfigurationError, UnknownBudgetError
-from tests.inference.batches import distances, random_batch
+from tests.inference.batches import assert_threads_agree, distances, random_batch
 
 
 TOLERANCE = 1e-4
@@ -123,14 +123,7 @@ def test_threads_with_different_budgets_do_not_disturb_each_other(bucketed):
     budgets = ["full", "fast", "faster", "1,1,0.5,0.5"]
     calls = [(random_batch(seed, 1 + seed % 3, 20 + seed), budgets[seed % 4]) for seed in range(32)]
 
-    def call(batch, budget):
-        return bucketed(**batch, budget=budget).start_logits
-
-    expected = [call(*arguments) for arguments in calls]
-    with ThreadPoolExecutor(max_workers=6) as pool:
-        results = list(pool.map(call, *zip(*calls, strict=True)))
-    for actual, one_by_one in zip(results, expected, strict=True):
-        torch.testing.assert_close(actual, one_by_one, atol=1e-5, rtol=1e-5)
+    assert_threads_agree(bucketed, calls)
 
 
 def test_buckets_end_at_the_positions_of_the_model(exported):

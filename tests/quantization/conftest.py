@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from optimum_qala import QuaLAMiniLMForQuestionAnswering
+from optimum_qala import QuaLAMiniLMConfig, QuaLAMiniLMForQuestionAnswering
 from optimum_qala._compat import is_available
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.question_answering.windows import WindowOptions
@@ -21,6 +21,15 @@ BUDGETS = {
 WINDOWS = WindowOptions.for_max_length(96)
 
 
+def model_with_biases(config: QuaLAMiniLMConfig) -> QuaLAMiniLMForQuestionAnswering:
+    """A random model; the biases of a new one are zero, which leaves bias correction nothing to do."""
+    model = QuaLAMiniLMForQuestionAnswering(config).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _openvino():
     if not is_available("openvino"):
@@ -31,11 +40,7 @@ def _openvino():
 def torch_model(tiny_tokenizer) -> QuaLAMiniLMForQuestionAnswering:
     torch.manual_seed(0)
     config = tiny_config(num_hidden_layers=2, vocab_size=len(tiny_tokenizer), budgets=BUDGETS)
-    model = QuaLAMiniLMForQuestionAnswering(config).eval()
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # new ones are zero, which leaves bias correction nothing to do
-            torch.nn.init.normal_(parameter, std=0.1)
-    return model
+    return model_with_biases(config)
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,12 @@ from optimum_qala import (
     OVQuaLAConfig,
     OVQuaLAMiniLMForQuestionAnswering,
     OVQuaLAQuantizer,
-    QuaLAMiniLMForQuestionAnswering,
 )
 from optimum_qala.inference.graph import cut_graph
 from optimum_qala.quantization.selection import selection_operations
 from tests.conftest import tiny_config
 from tests.inference.batches import random_batch
-from tests.quantization.conftest import WINDOWS
+from tests.quantization.conftest import WINDOWS, model_with_biases
 
 
 BUDGETS = {"late": {"retention": [1.0, 0.5, 0.5]}, "shallow": {"retention": [1.0, 0.5, 0.5], "exit_layer": 2}}
@@ -27,11 +26,7 @@ def answer_model(tiny_tokenizer):
     config = tiny_config(
         num_hidden_layers=3, vocab_size=len(tiny_tokenizer), token_scoring="answer", budgets=BUDGETS, drop_layers=[1]
     )
-    model = QuaLAMiniLMForQuestionAnswering(config).eval()
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # new ones are zero, which leaves bias correction nothing to do
-            torch.nn.init.normal_(parameter, std=0.1)
-    return model
+    return model_with_biases(config)
 
 
 @pytest.fixture(scope="module")

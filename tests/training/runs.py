@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import TrainerCallback
 
@@ -59,3 +61,23 @@ class StopAfter(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
             raise KeyboardInterrupt
+
+
+def assert_resumes_identically(
+    stop_after: int, tmp_path: Path, model: Any, tokenizer: Any, records: list[QARecord], **settings: Any
+) -> None:
+    """A training that was interrupted and resumed ends with the weights of one that was not."""
+    start = copy.deepcopy(model)
+    whole = make_trainer(tmp_path / "whole", model, tokenizer, records, **settings)
+    whole.train()
+    killed = make_trainer(
+        tmp_path / "killed", copy.deepcopy(start), tokenizer, records, callbacks=[StopAfter(stop_after)], **settings
+    )
+    with pytest.raises(KeyboardInterrupt):
+        killed.train()
+    resumed = make_trainer(tmp_path / "killed", copy.deepcopy(start), tokenizer, records, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    for (name, expected), value in zip(
+        whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(expected, value), name

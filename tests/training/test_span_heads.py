@@ -15,7 +15,7 @@ from optimum_qala.distillation.divergences import span_divergence
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.question_answering.records import QARecord
 from tests.conftest import tiny_config
-from tests.training.runs import StopAfter, gradients_of, make_batch, make_trainer
+from tests.training.runs import assert_resumes_identically, gradients_of, make_batch, make_trainer
 
 
 @pytest.fixture
@@ -195,18 +195,7 @@ def test_interrupted_training_resumes_identically(
     records: list[QARecord],
 ) -> None:
     settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "early_exit_prob": 0.5}
-    start = copy.deepcopy(answer_model)
-    whole = make_trainer(tmp_path / "whole", answer_model, tiny_tokenizer, records, **settings)
-    whole.train()
-    killed = make_trainer(
-        tmp_path / "killed", copy.deepcopy(start), tiny_tokenizer, records, callbacks=[StopAfter(3)], **settings
-    )
-    with pytest.raises(KeyboardInterrupt):
-        killed.train()
-    resumed = make_trainer(tmp_path / "killed", copy.deepcopy(start), tiny_tokenizer, records, **settings)
-    resumed.train(resume_from_checkpoint=True)
-    for name, expected in whole.model.state_dict().items():
-        assert torch.equal(expected, resumed.model.state_dict()[name]), name
+    assert_resumes_identically(3, tmp_path, answer_model, tiny_tokenizer, records, **settings)
 
 
 def test_bf16_trains_with_finite_losses(
@@ -231,21 +220,20 @@ def test_early_exits_of_a_model_without_span_heads_are_refused(
         make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, early_exit_prob=0.5)
 
 
-def test_early_exits_without_random_sub_models_are_refused(
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"num_random_sub_models": 0}, "only random sub-models stop early, and num_random_sub_models is 0"),
+        ({"min_exit_layer": 4}, "min_exit_layer 4 is not between 1 and 3"),
+    ],
+)
+def test_early_exits_that_cannot_happen_are_refused(
     tmp_path: Path,
     answer_model: Any,
     tiny_tokenizer: Any,
     records: list[QARecord],
+    setting: dict[str, int],
+    message: str,
 ) -> None:
-    with pytest.raises(ConfigurationError, match="only random sub-models stop early, and num_random_sub_models is 0"):
-        make_trainer(tmp_path, answer_model, tiny_tokenizer, records, early_exit_prob=0.5, num_random_sub_models=0)
-
-
-def test_exits_above_the_model_are_refused(
-    tmp_path: Path,
-    answer_model: Any,
-    tiny_tokenizer: Any,
-    records: list[QARecord],
-) -> None:
-    with pytest.raises(ConfigurationError, match="min_exit_layer 4 is not between 1 and 3"):
-        make_trainer(tmp_path, answer_model, tiny_tokenizer, records, early_exit_prob=0.5, min_exit_layer=4)
+    with pytest.raises(ConfigurationError, match=message):
+        make_trainer(tmp_path, answer_model, tiny_tokenizer, records, early_exit_prob=0.5, **setting)

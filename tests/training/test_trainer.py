@@ -17,7 +17,7 @@ from optimum_qala.errors import ConfigurationError, UnknownBudgetError
 from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import tokenize_for_training
 from optimum_qala.question_answering.records import QARecord
-from tests.training.runs import WINDOWS, StopAfter, gradients_of, make_batch, make_trainer
+from tests.training.runs import WINDOWS, assert_resumes_identically, gradients_of, make_batch, make_trainer
 
 
 def test_training_step_gradient_is_the_mean_over_passes(
@@ -179,22 +179,7 @@ def test_interrupted_training_resumes_identically(
     for module in tiny_model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.1
-    start = copy.deepcopy(tiny_model)
-    whole = make_trainer(tmp_path / "whole", tiny_model, tiny_tokenizer, records, **settings)
-    whole.train()
-
-    killed = make_trainer(
-        tmp_path / "killed", copy.deepcopy(start), tiny_tokenizer, records, callbacks=[StopAfter(5)], **settings
-    )
-    with pytest.raises(KeyboardInterrupt):
-        killed.train()
-    resumed = make_trainer(tmp_path / "killed", copy.deepcopy(start), tiny_tokenizer, records, **settings)
-    resumed.train(resume_from_checkpoint=True)
-
-    for (name, expected), value in zip(
-        whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
-    ):
-        assert torch.equal(expected, value), name
+    assert_resumes_identically(5, tmp_path, tiny_model, tiny_tokenizer, records, **settings)
 
 
 def test_draw_sub_models_depends_on_seed_and_step_alone(
