@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,6 +32,7 @@ logger = logging.get_logger(__name__)
 ROW_INPUTS = {"input_ids": None, "attention_mask": 1, "token_type_ids": 0}
 
 Plan = Callable[[NDArray[np.int64], NDArray[np.int64]], Mapping[str, NDArray[Any]]]
+IdleSelections = Callable[[Mapping[str, NDArray[Any]], int], Collection[int]]
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ class BucketedRunner:
         device: OpenVINO device.
         ov_config: OpenVINO's own settings.
         pad_token_id: Token that sequences are padded with.
+        idle_selections: Tells, from the constants and the padded length, which selections of tokens keep every token;
+            see `specialize`.
 
     Raises:
         ConfigurationError: If `ov_config` contradicts the options.
@@ -132,10 +135,12 @@ class BucketedRunner:
         device: str = "CPU",
         ov_config: Mapping[str, Any] | None = None,
         pad_token_id: int = 0,
+        idle_selections: IdleSelections | None = None,
     ) -> None:
         self.options, self.device = options or BucketOptions(), device
         self.settings = self.options.runtime_settings(ov_config)
         self.pad_token_id = pad_token_id
+        self._idle_selections = idle_selections
         self._types, self._outputs = input_types(model), output_names(model)
         self._model = unpack_tables(model, self._compute)
         self._graphs: OrderedDict[Any, Future[_Graph]] = OrderedDict()
@@ -346,8 +351,9 @@ class BucketedRunner:
         from optimum.intel.openvino.modeling_base import core
 
         began = time.perf_counter()
+        idle = () if self._idle_selections is None else self._idle_selections(constants, length)
         with self._clone_lock:
-            special = specialize(self._model, num_rows, length, constants, outputs)
+            special = specialize(self._model, num_rows, length, constants, outputs, idle)
         try:
             compiled = core.compile_model(special, self.device, self.settings)
         except RuntimeError as error:

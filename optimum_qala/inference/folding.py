@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,7 @@ def specialize(
     length: int,
     constants: Mapping[str, NDArray[Any]] | None = None,
     outputs: Sequence[str] | None = None,
+    idle_selections: Collection[int] = (),
 ) -> Any:
     """Copy a graph for one shape. Weights are shared with the original, which stays as it is.
 
@@ -84,6 +85,8 @@ def specialize(
         length: Columns of the same.
         constants: Values of further inputs, which the copy no longer has.
         outputs: Names of the outputs that the copy keeps, with what they need; all if None.
+        idle_selections: Selections of tokens that keep every token, counted from 0 in the order in which they run.
+            The copy does without scores and sorting there.
 
     Returns:
         The copy.
@@ -123,6 +126,7 @@ def specialize(
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise BackendError(f"the graph does not take {batch_size} rows of {length} tokens: {reason}") from error
+    _skip_selections(copy, idle_selections)
     return copy
 
 
@@ -140,6 +144,27 @@ def is_static(graph: Any) -> bool:
         for operation in graph.get_ordered_ops()
         for output in operation.outputs()
     )
+
+
+def _skip_selections(graph: Any, idle: Collection[int]) -> None:
+    """Let selections choose all tokens in their order, which needs no scores."""
+    from openvino import opset13
+
+    # `select_survivors` ends in sorting the places of the survivors in ascending order, and nothing else does.
+    sorts = [
+        operation
+        for operation in graph.get_ordered_ops()
+        if operation.get_type_name() == "TopK" and operation.get_attributes()["mode"] == "min"
+    ]
+    for number, operation in enumerate(sorts):
+        places = operation.output(0)
+        shape = places.get_partial_shape()
+        if number not in idle or shape.is_dynamic:
+            continue
+        everything = np.broadcast_to(np.arange(shape[1].get_length()), list(shape.to_shape()))
+        constant = opset13.constant(everything.astype(places.get_element_type().to_dtype()))
+        for target in places.get_target_inputs():
+            target.replace_source_output(constant.output(0))
 
 
 def _fold(graph: Any, parameter: Any, value: NDArray[Any]) -> None:

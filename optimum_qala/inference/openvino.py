@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from optimum_qala.inference.graph import (
     read_graph,
     retention_of,
 )
-from optimum_qala.inference.sizes import plan_sizes, round_sizes
+from optimum_qala.inference.sizes import find_idle_selections, plan_sizes, round_sizes
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.conversion import HUB_ARGUMENTS
 from optimum_qala.models.length_config import LengthConfig
@@ -130,6 +131,9 @@ class OVQuaLAMiniLMForQuestionAnswering(OVSpanModel):
             return {SIZES_INPUT: round_sizes(least, input_ids.shape[1], self.config, budget)}
 
         return plan
+
+    def _idle_selections(self, constants: Mapping[str, NDArray[Any]], length: int) -> Collection[int]:
+        return find_idle_selections(constants[RETENTION_INPUT], constants[SIZES_INPUT], length)
 
     def _exit_layer(self, budget: LengthConfig | None) -> int | None:
         return None if budget is None else budget.exit_layer

@@ -11,7 +11,7 @@ from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.length_config import CEIL_TOLERANCE, LengthConfig
 
 
-__all__ = ["plan_sizes", "round_sizes"]
+__all__ = ["find_idle_selections", "plan_sizes", "round_sizes"]
 
 # Sizes that a budget alone does not bound are rounded up to a multiple of this, and smaller ones up to this: narrower
 # tensors would hardly be faster.
@@ -93,6 +93,28 @@ def round_sizes(
         widest = min(widest, share if size <= share else _round_up(size, sequence_length))
         rounded.append(widest)
     return np.array(rounded, dtype=np.int64)
+
+
+def find_idle_selections(
+    retention: NDArray[np.float32], sizes: NDArray[np.int64], sequence_length: int
+) -> tuple[int, ...]:
+    """Find the layers that may drop tokens, but keep all of them at a budget.
+
+    Args:
+        retention: Ratio of each layer that may drop. *Shape:* `(num_dropping_layers,)`
+        sizes: What `plan_sizes` counted or `round_sizes` made of it. *Shape:* `(1 + num_dropping_layers,)`
+        sequence_length: Padded length of the batch.
+
+    Returns:
+        Positions in `config.dropping_layers` of those that keep what the one before kept, as do their tensors.
+    """
+    # The count of survivors depends on nothing else that differs between two layers.
+    ratios, widths = [1.0, *retention.tolist()], [sequence_length, *sizes[1:].tolist()]
+    return tuple(
+        index
+        for index in range(len(retention))
+        if ratios[index + 1] == ratios[index] and widths[index + 1] == widths[index]
+    )
 
 
 def _round_up(size: int, limit: int) -> int:

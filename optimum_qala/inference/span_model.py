@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -127,6 +127,7 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
                     device=self._device,
                     ov_config=self.ov_config,
                     pad_token_id=getattr(self.config, "pad_token_id", None) or 0,
+                    idle_selections=self._idle_selections,
                 )
             return self._runner
 
@@ -239,6 +240,10 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
     def _usual_plan(self, budget: Any) -> Plan | None:
         """Return a plan for rows that stand for the sequences that will come, which warm graphs up."""
         return self._plan(budget)
+
+    def _idle_selections(self, constants: Mapping[str, NDArray[Any]], length: int) -> Collection[int]:
+        """Return which selections of the graph keep every token; see `BucketedRunner`."""
+        return ()
 
     def _exit_layer(self, budget: Any) -> int | None:
         """Return the number of layers that a budget runs; None for all."""

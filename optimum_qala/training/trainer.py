@@ -216,14 +216,14 @@ class QuaLATrainer(Trainer):
         for number, sub_model in enumerate(sub_models, start=1):
             with self._gradient_sync(model, last=number == len(sub_models)):
                 with self.compute_loss_context_manager():
-                    loss = self._sub_model_loss(model, inputs, sub_model, full_logits)
-                total += self._backward(sub_model.name, loss, num_passes)
+                    loss, deep_loss = self._sub_model_loss(model, inputs, sub_model, full_logits)
+                total += self._backward(sub_model.name, loss, num_passes, extra=deep_loss)
         return total
 
     def _backward(self, name: str, loss: Tensor, num_passes: int, extra: Tensor | None = None) -> Tensor:
         self._pass_losses.setdefault(name, []).append(loss.detach())
         if extra is not None:
-            self._pass_losses.setdefault("span_heads", []).append(extra.detach())
+            self._pass_losses.setdefault(f"{name}_span_heads", []).append(extra.detach())
             loss = loss + self.args.deep_supervision_weight * extra
         scaled: Tensor = loss / (num_passes * self.current_gradient_accumulation_steps)
         self.accelerator.backward(scaled)
@@ -272,16 +272,30 @@ class QuaLATrainer(Trainer):
 
     def _sub_model_loss(
         self, model: nn.Module, inputs: dict[str, Any], sub_model: SubModel, full_logits: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the loss of a sub-model and that of the early span heads which see fewer tokens than at full length.
+
+        Without the second one a budget that both drops tokens and stops early would read heads that never saw a
+        shortened sequence.
+        """
         label_weight = self.args.sub_model_label_weight
         features = inputs
         if label_weight == 0.0:
             features = {name: value for name, value in inputs.items() if name not in _LABELS}
-        output = model(**features, budget=sub_model.length_config, skip_layers=sub_model.skip_layers)
+        first_drop = next((layer for layer, ratio in enumerate(sub_model.length_config.retention) if ratio < 1.0), None)
+        num_layers = sub_model.length_config.exit_layer or self.model.config.num_hidden_layers
+        heads = [head for head in self._supervised_heads() if first_drop is not None and first_drop < head < num_layers]
+        output = model(
+            **features,
+            budget=sub_model.length_config,
+            skip_layers=sub_model.skip_layers,
+            **({"output_exit_logits": True} if heads else {}),
+        )
         loss = self._divergence(full_logits, (output.start_logits, output.end_logits), inputs)
         if label_weight > 0.0:
             loss = label_weight * output.loss + (1.0 - label_weight) * loss
-        return loss
+        deep_losses = [self._divergence(full_logits, output.exit_logits[head].unbind(dim=-1), inputs) for head in heads]
+        return loss, torch.stack(deep_losses).mean() if deep_losses else None
 
     def _divergence(
         self, teacher: tuple[Tensor, Tensor], student: tuple[Tensor, Tensor], inputs: dict[str, Any]

@@ -10,6 +10,7 @@ import torch
 
 from optimum_qala import LengthConfig, OVQuaLAMiniLMForQuestionAnswering, QuaLAMiniLMForQuestionAnswering
 from optimum_qala.errors import BackendError, LengthConfigError
+from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.inference.graph import cut_graph, retention_of
 from optimum_qala.inference.sizes import plan_sizes
 from tests.conftest import tiny_config
@@ -177,3 +178,23 @@ def test_graph_of_an_earlier_version_is_refused(model):
     fold(graph, sizes=np.array([1, 9, 9, 9, 9]))
     with pytest.raises(BackendError, match="but no 'sizes': an earlier version of optimum-qala exported it; export"):
         OVQuaLAMiniLMForQuestionAnswering(graph, model.config)
+
+
+@pytest.mark.parametrize("scoring", ["answer", "question", "attention"])
+@pytest.mark.parametrize(
+    ("budget", "num_selections"),
+    [("full", 0), ("1,1,0.5,0.5", 1), ("0.8,0.8,0.8,0.4", 2), ("0.9,0.7,0.5,0.3", 4)],
+)
+def test_layers_that_keep_every_token_choose_none(scoring, budget, num_selections):
+    """Only the layers where the budget falls score and sort, and the logits stay those of the whole graph."""
+    torch.manual_seed(0)
+    torch_model = QuaLAMiniLMForQuestionAnswering(tiny_config(token_scoring=scoring)).eval()
+    model = OVQuaLAMiniLMForQuestionAnswering.from_model(torch_model, buckets=BucketOptions(batch_sizes=(3,)))
+    batch = random_batch(1, 3, 50)
+    with torch.no_grad():
+        expected = torch_model(**batch, budget=budget)
+    actual = model(**batch, budget=budget)
+    assert distances(actual, expected, batch["attention_mask"]).max() < TOLERANCE
+    runtime = model.runner._latest.compiled.get_runtime_model()
+    kinds = [operation.get_rt_info()["layerType"].astype(str) for operation in runtime.get_ops()]
+    assert kinds.count("TopK") == 2 * num_selections

@@ -10,7 +10,7 @@ import torch
 
 from optimum_qala import LengthConfig, QuaLAMiniLMForQuestionAnswering
 from optimum_qala.inference.graph import retention_of
-from optimum_qala.inference.sizes import plan_sizes, round_sizes
+from optimum_qala.inference.sizes import find_idle_selections, plan_sizes, round_sizes
 from optimum_qala.models.layers import QuaLAMiniLMSelfAttention
 from tests.conftest import tiny_config
 from tests.inference.batches import random_retention
@@ -129,3 +129,17 @@ def test_rounded_sizes_of_long_questions_are_multiples():
     assert sizes.tolist() == [42, 90, 45, 43, 43]
     assert round_sizes(sizes, 96, config, length_config).tolist() == [64, 96, 48, 48, 48]
     assert round_sizes(sizes, 96, config, None).tolist() == [64, 96, 96, 96, 96]
+
+
+@pytest.mark.parametrize(
+    ("retention", "sizes", "idle"),
+    [
+        ([1.0, 1.0, 1.0], [1, 32, 32, 32], (0, 1, 2)),
+        ([1.0, 0.5, 0.5], [1, 32, 16, 16], (0, 2)),
+        ([0.5, 0.5, 0.25], [1, 16, 16, 8], (1,)),
+        ([0.5, 0.4, 0.4], [1, 32, 32, 32], (2,)),  # a long question keeps the tensors wide, other samples drop
+        ([1.0, 1.0, 1.0], [1, 30, 30, 30], (1, 2)),  # padding leaves in the first layer
+    ],
+)
+def test_idle_selections_keep_what_they_are_given(retention, sizes, idle):
+    assert find_idle_selections(np.array(retention, np.float32), np.array(sizes), 32) == idle

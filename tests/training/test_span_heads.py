@@ -77,7 +77,38 @@ def test_full_pass_trains_every_head_on_labels_and_final_logits(
     has_gradient = [head.weight.grad is not None for head in answer_model.quala.encoder.span_heads]
     assert has_gradient == [index in heads for index in range(4)]
     assert trainer._pass_losses["full"][0].item() == pytest.approx(output.loss.item())
-    assert trainer._pass_losses["span_heads"][0].item() == pytest.approx((sum(deep) / len(deep)).item())
+    assert trainer._pass_losses["full_span_heads"][0].item() == pytest.approx((sum(deep) / len(deep)).item())
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_sub_model_trains_the_heads_that_see_fewer_tokens(
+    tmp_path: Path,
+    answer_model: Any,
+    tiny_tokenizer: Any,
+    records: list[QARecord],
+    weight: float,
+) -> None:
+    """Oracle: both passes written out, one backward pass each."""
+    answer_model.config.drop_layers = [1, 2]
+    settings = {"num_random_sub_models": 0, "deep_supervision_weight": weight, "drop_ratio_bound": 0.5}
+    trainer = make_stepper(tmp_path, answer_model, tiny_tokenizer, records, **settings)
+    batch = make_batch(records[:4], tiny_tokenizer)
+    reference = copy.deepcopy(answer_model).train()
+    (sub_model,) = trainer.draw_sub_models(0, 0)
+    assert sub_model.length_config.retention == (1.0, 0.5, 0.25, 0.25)
+
+    trainer.training_step(answer_model, dict(batch))
+
+    full, deep, logits = trainer._full_length_loss(reference, batch)
+    output = reference(**batch, budget=sub_model.length_config, output_exit_logits=True)
+    mask = batch["attention_mask"]
+    loss = span_divergence(logits, (output.start_logits, output.end_logits), mask)
+    # Head 0 reads no more than at full length, head 1 chooses the first survivors among all tokens.
+    heads = [span_divergence(logits, output.exit_logits[head].unbind(dim=-1), mask) for head in (2, 3)]
+    ((full + weight * deep + loss + weight * sum(heads) / 2) / 2).backward()
+    for name, gradient in gradients_of(reference).items():
+        torch.testing.assert_close(gradients_of(answer_model)[name], gradient, msg=name)
+    assert trainer._pass_losses["smallest_span_heads"][0].item() == pytest.approx((sum(heads) / 2).item())
 
 
 def test_weight_of_zero_trains_no_head(
@@ -90,7 +121,7 @@ def test_weight_of_zero_trains_no_head(
     trainer = make_stepper(tmp_path, answer_model, tiny_tokenizer, records, **settings)
     trainer.training_step(answer_model, make_batch(records[:4], tiny_tokenizer))
     assert all(parameter.grad is None for parameter in answer_model.quala.encoder.span_heads.parameters())
-    assert "span_heads" not in trainer._pass_losses
+    assert "full_span_heads" not in trainer._pass_losses
 
 
 def test_step_costs_its_passes_and_the_heads(
@@ -185,7 +216,8 @@ def test_training_teaches_every_exit_and_logs_it(
     trainer = make_trainer(tmp_path, answer_model, tiny_tokenizer, records, max_steps=60, learning_rate=3e-3)
     trainer.train()
     assert all(after < loss / 2 for after, loss in zip(losses(), before, strict=True))
-    assert "loss_span_heads" in next(entry for entry in trainer.state.log_history if "loss" in entry)
+    entry = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    assert {"loss_full_span_heads", "loss_smallest_span_heads", "loss_random_span_heads"} <= set(entry)
 
 
 def test_interrupted_training_resumes_identically(

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from optimum_qala import QuaLAMiniLMConfig
 from optimum_qala.quantization.calibration import calibration_samples
-from optimum_qala.quantization.configuration import RETENTION_INPUT, OVQuaLAConfig
+from optimum_qala.quantization.configuration import RETENTION_INPUT, SIZES_INPUT, OVQuaLAConfig
 from optimum_qala.question_answering.records import load_records
 
 
@@ -35,7 +35,7 @@ def main() -> None:
         num_samples=settings.num_samples,
         seed=settings.seed,
     )
-    inputs = [{name: value for name, value in sample.items() if name != RETENTION_INPUT} for sample in samples]
+    inputs = [{name: value for name, value in sample.items() if name not in (RETENTION_INPUT, SIZES_INPUT)} for sample in samples]
     model.model = nncf.quantize(
         model.model,
         nncf.Dataset(inputs),
