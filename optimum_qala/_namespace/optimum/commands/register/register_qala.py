@@ -234,12 +234,12 @@ class BenchmarkCommand(_Subcommand):
         """Declare the flags."""
         flags.describe(
             parser,
-            "Measure F1 and milliseconds on the true lengths of a data file, all rows interleaved in one process, and\n"
+            "Measure F1 and milliseconds on the true lengths of a data file, all interleaved in one process, and\n"
             "write results.json, results.md and, with matplotlib, results.png.",
             "  optimum-cli qala benchmark --model int8 --data dev.json --output report\n"
             "  optimum-cli qala benchmark --model int8 --data dev.json --budget full --budget fast --output report\n"
-            "  optimum-cli qala benchmark --model int8 --data dev.json --output report --buckets --bulk --pad-to 384 \\\n"
-            "      --plain ./minilm --calibration-data train.json --depths 5 4 3 --bert-base",
+            "  optimum-cli qala benchmark --model int8 --data dev.json --output report --buckets --bulk \\\n"
+            "      --plain ./minilm --calibration-data train.json --depths 5 4 3 --bert-base --pad-to 384",
         )
         flags.model(parser)
         flags.data(parser)
