@@ -114,11 +114,12 @@ def plot_report(report: dict[str, Any], file: Path) -> bool:
 
 
 def _draw_panel(axes: Any, title: str, rows: Sequence[dict[str, Any]]) -> None:
+    floor = _floor(rows)
     for row in rows:
         style = style_of(row)
         axes.plot(
             row["median_ms"],
-            row["f1"],
+            max(row["f1"], floor),
             marker=style.marker,
             color=style.color,
             markerfacecolor=style.color if _in_buckets(row) else "white",
@@ -137,30 +138,52 @@ def _draw_panel(axes: Any, title: str, rows: Sequence[dict[str, Any]]) -> None:
         zorder=1,
     )
     axes.set_title(title)
+    _set_scale(axes, rows)
     axes.set_xlabel("median milliseconds per window")
     axes.set_ylabel("F1, %")
     axes.grid(alpha=0.25)
     axes.margins(0.12, 0.14)
-    _draw_labels(axes, rows)
+    _draw_labels(axes, rows, floor)
+
+
+def _floor(rows: Sequence[dict[str, Any]]) -> float:
+    """Choose the lowest F1 that is drawn where it belongs: rows far below the budgets would flatten all others."""
+    budgets = [row["f1"] for row in rows if row["kind"] == "budget"]
+    if not budgets:
+        return 0.0
+    return float(min(budgets) - max(3.0, 0.4 * (max(budgets) - min(budgets))))
+
+
+def _set_scale(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Give factors equal room: a float model may take several times as long as the rest."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    times = [row["median_ms"] for row in rows]
+    steps = (1, 2, 5) if max(times) > 20 * min(times) else (1, 1.5, 2, 3, 4, 5, 6, 7, 8)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _in_buckets(row: dict[str, Any]) -> bool:
     return str(row["name"]).endswith(" in buckets")
 
 
-def _draw_labels(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
+def _draw_labels(axes: Any, rows: Sequence[dict[str, Any]], floor: float) -> None:
     """Write each row's name beside its marker, where it covers neither another name nor a marker if there is room."""
     renderer = axes.figure.canvas.get_renderer()
     axes.figure.canvas.draw()
-    markers = [axes.transData.transform((row["median_ms"], row["f1"])) for row in rows]
+    places = [(row["median_ms"], max(row["f1"], floor)) for row in rows]
+    markers = [axes.transData.transform(place) for place in places]
     per_point = axes.figure.dpi / 72.0
     taken: list[tuple[float, float, float, float]] = [(x - 8, y - 8, x + 8, y + 8) for x, y in markers]
     frame = axes.get_window_extent(renderer)
-    for row, (x, y) in zip(rows, markers, strict=True):
+    for row, place, (x, y) in zip(rows, places, markers, strict=True):
         name = str(row["name"]).removesuffix(" in buckets")
         text = axes.annotate(
-            name,
-            (row["median_ms"], row["f1"]),
+            name if row["f1"] >= floor else f"{name}: {row['f1']:.1f}, below this panel",
+            place,
             fontsize=LABEL_SIZE,
             color=style_of(row).color,
             xytext=(0, 0),
@@ -186,7 +209,7 @@ def _draw_labels(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
         if dx * dx + dy * dy > 200:  # so far away that a line has to say whose name it is
             axes.annotate(
                 "",
-                (row["median_ms"], row["f1"]),
+                place,
                 xytext=best,
                 textcoords="offset points",
                 arrowprops={"arrowstyle": "-", "color": style_of(row).color, "linewidth": 0.6, "alpha": 0.6},
