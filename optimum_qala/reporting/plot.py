@@ -16,6 +16,7 @@ __all__ = ["pareto_names", "plot_report"]
 PANEL_WIDTH, PANEL_HEIGHT = 7.5, 5.5
 COLUMNS = 2
 LABEL_SIZE = 7.5
+BELOW = "\N{DOWNWARDS ARROW}"  # stands before an F1 that lies below its panel
 # Where a label may stand, in points from its marker, nearest first.
 OFFSETS = [
     (x * distance, y * distance) for distance in (7, 13, 20, 28, 38) for x, y in ((1, 0), (0, 1), (0, -1), (-1, 0))
@@ -108,7 +109,8 @@ def plot_report(report: dict[str, Any], file: Path) -> bool:
             _draw_panel(axes, *panels[index])
         else:
             axes.set_visible(False)
-    _draw_legend(figure, [row for _, rows in panels for row in rows])
+    is_cut = any(row["f1"] < _floor(rows) for _, rows in panels for row in rows)
+    _draw_legend(figure, [row for _, rows in panels for row in rows], is_cut)
     figure.savefig(file)
     return True
 
@@ -182,7 +184,7 @@ def _draw_labels(axes: Any, rows: Sequence[dict[str, Any]], floor: float) -> Non
     for row, place, (x, y) in zip(rows, places, markers, strict=True):
         name = str(row["name"]).removesuffix(" in buckets")
         text = axes.annotate(
-            name if row["f1"] >= floor else f"{name}: {row['f1']:.1f}, below this panel",
+            name if row["f1"] >= floor else f"{name} {BELOW} {row['f1']:.1f}",
             place,
             fontsize=LABEL_SIZE,
             color=style_of(row).color,
@@ -223,7 +225,7 @@ def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, 
     return max(width, 0.0) * max(height, 0.0)
 
 
-def _draw_legend(figure: Any, rows: Sequence[dict[str, Any]]) -> None:
+def _draw_legend(figure: Any, rows: Sequence[dict[str, Any]], is_cut: bool) -> None:
     from matplotlib.lines import Line2D
 
     used = {style_of(row) for row in rows}
@@ -239,4 +241,8 @@ def _draw_legend(figure: Any, rows: Sequence[dict[str, Any]]) -> None:
             entries.append(
                 Line2D([], [], color="#777777", marker="s", markerfacecolor=face, linestyle="none", label=label)
             )
+    if is_cut:
+        entries.append(
+            Line2D([], [], color="#777777", marker=f"${BELOW}$", linestyle="none", label="F1, below its panel")
+        )
     figure.legend(handles=entries, loc="upper center", ncols=4, frameon=False, fontsize=9)

@@ -39,7 +39,7 @@ def test_picture_has_a_panel_for_each_setting(tmp_path, monkeypatch):
     names = {text.get_text() for text in panels[0].texts if text.get_text()}
     near = {one["name"].removesuffix(" in buckets") for one in rows()[:-1] if one["f1"] > 65}
     # The first layers alone answer so badly that all others would shrink to a line.
-    assert names == near | {"first 3 layers: 60.0, below this panel", "plain int8, 3 layers: 20.0, below this panel"}
+    assert names == near | {"first 3 layers ↓ 60.0", "plain int8, 3 layers ↓ 20.0"}
     assert panels[0].get_ylim()[0] > 60
     assert "millisecond" in panels[0].get_xlabel()
     assert panels[0].get_ylabel() == "F1, %"
