@@ -184,7 +184,7 @@ def quantize_plain(
     import nncf
     from optimum.intel.openvino import OVConfig, OVModelForQuestionAnswering, OVQuantizationConfig, OVQuantizer
 
-    model = OVModelForQuestionAnswering.from_pretrained(source, export=False, compile=False)
+    model = OVModelForQuestionAnswering.from_pretrained(str(source), export=False, compile=False)
     names = {min(tensor.get_names(), key=len) for tensor in model.model.inputs}
     samples = calibration_samples(
         records,
@@ -261,7 +261,8 @@ def _export(checkpoint: Path, folder: Path, tokenizer: Any) -> Path:
     with warnings.catch_warnings():
         # OpenVINO still traces; there is nothing that the user could do about it.
         warnings.filterwarnings("ignore", r"`torch\.jit\.trace", DeprecationWarning)
-        model = OVModelForQuestionAnswering.from_pretrained(checkpoint, export=True, compile=False)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        model = OVModelForQuestionAnswering.from_pretrained(str(checkpoint), export=True, compile=False)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -45,7 +45,7 @@ def plain(tmp_path_factory, tiny_tokenizer):
 def load(folder):
     from optimum.intel.openvino import OVModelForQuestionAnswering
 
-    return OVModelForQuestionAnswering.from_pretrained(folder, ov_config={"INFERENCE_PRECISION_HINT": "f32"})
+    return OVModelForQuestionAnswering.from_pretrained(str(folder), ov_config={"INFERENCE_PRECISION_HINT": "f32"})
 
 
 @pytest.fixture(scope="module")
