@@ -286,15 +286,16 @@ def make_plain(
     for depth in depths:
         check_depth(depth, load_plain_config(path).num_hidden_layers, path)
     entries, settings = [], {}
-    for depth in (None, *depths):
-        suffix, kind = ("", "plain") if depth is None else (f", {depth} layers", "depth")
+    cuts: list[int | None] = [None, *depths]
+    for num_layers in cuts:
+        suffix, kind = ("", "plain") if num_layers is None else (f", {num_layers} layers", "depth")
         console.info(f"exporting and quantizing the plain model{suffix}")
-        exported, quantized = folder / f"fp32-{depth or 'full'}", folder / f"int8-{depth or 'full'}"
-        export_plain(path, exported, tokenizer, depth)
+        exported, quantized = folder / f"fp32-{num_layers or 'full'}", folder / f"int8-{num_layers or 'full'}"
+        export_plain(path, exported, tokenizer, num_layers)
         settings = quantize_plain(
             exported, quantized, tokenizer, records, options=options, window_options=window_options
         )
-        if depth is None:
+        if num_layers is None:
             entries.append(Entry("plain fp32", ModelSource(exported, "openvino", threads=threads), kind))
         entries.append(Entry(f"{PLAIN_INT8}{suffix}", ModelSource(quantized, "openvino", threads=threads), kind))
     return entries, settings

@@ -261,7 +261,7 @@ def _export(checkpoint: Path, folder: Path, tokenizer: Any) -> Path:
     with warnings.catch_warnings():
         # OpenVINO still traces; there is nothing that the user could do about it.
         warnings.filterwarnings("ignore", r"`torch\.jit\.trace", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", "Converting a tensor to a Python boolean")
         model = OVModelForQuestionAnswering.from_pretrained(str(checkpoint), export=True, compile=False)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
