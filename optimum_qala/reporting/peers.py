@@ -236,10 +236,10 @@ def make_bert_base(folder: Path, tokenizer: Any, num_positions: int, options: Pe
         max_position_embeddings=max(num_positions, BERT_POSITIONS),
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):
+    # Forked, since the export draws numbers too, for the inputs that it traces with.
+    with torch.random.fork_rng(devices=[]), _scratch(folder, "torch") as checkpoint:
         torch.manual_seed(options.seed)
         model = BertForQuestionAnswering(config).eval()
-    with _scratch(folder, "torch") as checkpoint:
         model.save_pretrained(checkpoint)
         return model, _export(checkpoint, folder, tokenizer)
 
