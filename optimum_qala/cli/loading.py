@@ -38,11 +38,13 @@ class LoadedModel:
         model: Called with tensors and `budget=`; has `config`.
         tokenizer: Its tokenizer.
         backend: "torch" or "openvino".
+        size_bytes: What graph or weights take on disk; None if they are not in a folder here.
     """
 
     model: Any
     tokenizer: Any
     backend: str
+    size_bytes: int | None = None
 
     @property
     def capacity(self) -> int:
@@ -62,10 +64,18 @@ class LoadedModel:
         return torch.get_num_threads() if self.backend == "torch" else int(self.model.threads)
 
     @property
-    def padding(self) -> str | None:
-        """How the model pads what it is given, or None if it does not."""
-        options = getattr(self.model, "buckets", None)
-        return None if options is None else f"multiple of {options.length_multiple}"
+    def arithmetic(self) -> str:
+        """What matrix products run in: "int8" if the graph is quantized, else as `precision`."""
+        if self.backend == "torch":
+            return self.precision
+        graph = self.model.graph if isinstance(self.model, PlainModel) else self.model.model
+        is_quantized = any(operation.get_type_name() == "FakeQuantize" for operation in graph.get_ops())
+        return "int8" if is_quantized else self.precision
+
+    @property
+    def buckets(self) -> BucketOptions | None:
+        """Options of the buckets that the model runs in, or None if it does not."""
+        return getattr(self.model, "buckets", None)
 
 
 def load_model(
@@ -101,8 +111,8 @@ def load_model(
         if threads < 1:
             raise ConfigurationError(f"threads {threads} is less than 1")
         torch.set_num_threads(threads)
-    if buckets is not None and backend == "torch":
-        raise ConfigurationError("buckets are graphs of OpenVINO; leave --backend torch out, or the flags of buckets")
+    if buckets is not None:
+        refuse_torch(backend)
     chosen = backend or ("openvino" if buckets is not None or holds_ir(path) else "torch")
     refuse_inc(chosen)
     _check_folder(path, chosen)
@@ -110,7 +120,43 @@ def load_model(
         model = _load_openvino(path, threads, buckets, BULK_CONFIG if bulk and buckets is None else {})
     else:
         model = _load_torch(path, allow_new_head, config_overrides)
-    return LoadedModel(model, load_tokenizer(path, model.config), chosen)
+    return LoadedModel(model, load_tokenizer(path, model.config), chosen, size_on_disk(path, chosen))
+
+
+def size_on_disk(path: str | Path, backend: str) -> int | None:
+    """Add up the files that hold a model.
+
+    Args:
+        path: Its folder, or a repository id.
+        backend: "openvino" counts the exported graph if there is one; else the torch checkpoint counts.
+
+    Returns:
+        Bytes, or None if the path is no folder.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return None
+    graph = [folder / IR_FILE, (folder / IR_FILE).with_suffix(".bin")]
+    if backend == "openvino" and graph[0].is_file():
+        files = graph
+    else:
+        files = [*folder.glob("model*.safetensors")] or [*folder.glob("pytorch_model*.bin")]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+class PlainTorchModel:
+    """A torch model of transformers behind the call of ours.
+
+    Args:
+        model: A question answering model, which takes no budget.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.config, self.dtype = model, model.config, model.dtype
+
+    def __call__(self, budget: Any = None, **inputs: Any) -> Any:
+        """Answer at full length, the only one there is."""
+        return self.model(**inputs)
 
 
 class PlainModel:
@@ -129,10 +175,28 @@ class PlainModel:
         return self.model(**inputs)
 
     @property
+    def graph(self) -> Any:
+        """The graph."""
+        return self.model.model
+
+    @property
     def threads(self) -> int:
         """Threads that one call runs on."""
         self.model.compile()
         return int(self.model.request.get_property(THREADS_KEY))
+
+
+def refuse_torch(backend: str | None) -> None:
+    """Raise if a command is asked for buckets in torch.
+
+    Args:
+        backend: What `--backend` was, if it was given.
+
+    Raises:
+        ConfigurationError: If it was "torch".
+    """
+    if backend == "torch":
+        raise ConfigurationError("buckets are graphs of OpenVINO; leave --backend torch out, or the flags of buckets")
 
 
 def refuse_inc(backend: str | None) -> None:

@@ -17,6 +17,7 @@ from optimum_qala.cli.console import Console, format_table
 from optimum_qala.cli.loading import load_model
 from optimum_qala.cli.options import chosen_budgets, given, window_options
 from optimum_qala.cli.outputs import resumable_folder, write_json
+from optimum_qala.cli.peers import ModelSource, budget_entries
 from optimum_qala.cli.quantize import quantize
 from optimum_qala.cli.search import search
 from optimum_qala.cli.train import train
@@ -209,12 +210,14 @@ def _quantize(folder: Path, options: QuickstartOptions, console: Console) -> Non
 
 
 def _measure(folder: Path, console: Console) -> dict[str, Any]:
-    loaded = load_model(str(folder / "int8"))
+    source = ModelSource(folder / "int8")
+    loaded = source.load()
     windows = window_options(Namespace(), loaded.capacity)
     records = load_records(folder / "data" / "test.json")
     budgets = chosen_budgets(Namespace(), loaded.model.config)
     options = BenchmarkOptions(batch_sizes=(1,))
-    report = benchmark(loaded, records, budgets, options=options, window_options=windows, console=console)
+    entries = budget_entries(source, budgets)
+    report = benchmark(entries, records, options=options, window_options=windows, console=console)
     asked = records[:: max(1, len(records) // NUM_ANSWERS)][:NUM_ANSWERS]
     answers = [{"question": record.question, "gold": record.answers[0]} for record in asked]
     for budget in dict.fromkeys((FULL_BUDGET, budgets[-1])):

@@ -25,7 +25,7 @@ from optimum_qala.question_answering.records import QARecord
 from optimum_qala.question_answering.windows import Window, WindowOptions, make_windows_until_problem
 
 
-__all__ = ["evaluate", "position_capacity", "predict"]
+__all__ = ["evaluate", "plan_batches", "position_capacity", "predict"]
 
 # Characters of context per record of the buffer; longer contexts end a buffer early, which bounds its memory.
 BUFFERED_CHARACTERS = 4096
@@ -243,11 +243,9 @@ def _run_model(
     """Return the start and the end logits of each window, without those of the padding."""
     empty: NDArray[np.float32] = np.empty(0, dtype=np.float32)
     start_logits, end_logits = [empty] * len(windows), [empty] * len(windows)
-    # The longest batch comes first: it fails at once if memory is short. The sort is stable, so batches are
-    # reproducible.
-    order = sorted(range(len(windows)), key=lambda index: -len(windows[index]))
+    batches = plan_batches(run.model, windows, run.batch_size, run.pad_to_multiple_of, run.pad_to_length)
     with _evaluation_mode(run.model):
-        for chosen in _batches(run, order, windows):
+        for chosen in batches:
             tensors = collate(
                 [windows[index] for index in chosen], run.tokenizer, run.pad_to_multiple_of, run.pad_to_length
             )
@@ -265,14 +263,37 @@ def _run_model(
     return start_logits, end_logits
 
 
-def _batches(run: _Run, order: Sequence[int], windows: Sequence[Window]) -> Iterator[Sequence[int]]:
-    """Cut sorted windows into batches, of the size that the model wants at their length if it wants one."""
-    fill = getattr(run.model, "fill_batch", None)
+def plan_batches(
+    model: Any,
+    windows: Sequence[Window],
+    batch_size: int = 32,
+    pad_to_multiple_of: int | None = None,
+    pad_to_length: int | None = None,
+) -> Iterator[Sequence[int]]:
+    """Cut windows into batches of similar length, of the size that the model wants at it if it wants one.
+
+    Args:
+        model: As for `predict`.
+        windows: The windows.
+        batch_size: As for `predict`.
+        pad_to_multiple_of: As for `predict`.
+        pad_to_length: As for `predict`.
+
+    Yields:
+        Indices of the windows of a batch, the longest windows first.
+
+    Raises:
+        BackendError: If `fill_batch` of the model wants none, or more than there are.
+    """
+    # The longest batch comes first: it fails at once if memory is short. The sort is stable, so batches are
+    # reproducible.
+    order = sorted(range(len(windows)), key=lambda index: -len(windows[index]))
+    fill = getattr(model, "fill_batch", None)
     first = 0
     while first < len(order):
-        chosen = order[first : first + run.batch_size]
+        chosen = order[first : first + batch_size]
         if fill is not None:
-            lengths = [padded_length(len(windows[one]), run.pad_to_multiple_of, run.pad_to_length) for one in chosen]
+            lengths = [padded_length(len(windows[one]), pad_to_multiple_of, pad_to_length) for one in chosen]
             count = fill(lengths)
             if not 1 <= count <= len(chosen):
                 raise BackendError(

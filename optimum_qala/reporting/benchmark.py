@@ -1,21 +1,24 @@
 """Latency of several models or budgets, measured so that they can be compared.
 
 All candidates run in one process and take turns at every batch, so a slow moment of the machine hits them alike. Every
-row says what it depends on: back end, precision, threads, batch size and padding.
+row says what it depends on: back end, arithmetic, precision, threads, batch size and padding.
 """
 
 from __future__ import annotations
 
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
 from optimum_qala.errors import ConfigurationError
+from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.quantization.cpu import read_cpu_flags
 from optimum_qala.question_answering.features import collate
 from optimum_qala.question_answering.windows import Window
@@ -33,6 +36,7 @@ __all__ = [
 
 # The flags that decide how fast int8 and bfloat16 run.
 REPORTED_FLAGS = ("avx2", "avx512_f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+REPORTED_PACKAGES = ("torch", "transformers", "openvino", "optimum-intel")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class BenchmarkOptions:
         warmup: Passes before that are not timed.
         batch_sizes: Windows per call; each is measured on its own.
         pad_to: Measure with every window padded to this length too, beside true lengths; not if None.
+        slow_batches: Batches of a pass at which slow candidates take their turn, spread over the lengths.
+        slow_repeats: Timed passes in which they do; at most `repeats`.
 
     Raises:
         ConfigurationError: If a number is out of range.
@@ -55,11 +61,14 @@ class BenchmarkOptions:
     warmup: int = 1
     batch_sizes: tuple[int, ...] = (1, 32)
     pad_to: int | None = None
+    slow_batches: int = 8
+    slow_repeats: int = 2
 
     def __post_init__(self) -> None:
-        for name, lowest in (("num_windows", 1), ("repeats", 1), ("warmup", 0)):
-            if getattr(self, name) < lowest:
-                raise ConfigurationError(f"{name} {getattr(self, name)} is less than {lowest}")
+        lowest = {"num_windows": 1, "repeats": 1, "warmup": 0, "slow_batches": 1, "slow_repeats": 1}
+        for name, least in lowest.items():
+            if getattr(self, name) < least:
+                raise ConfigurationError(f"{name} {getattr(self, name)} is less than {least}")
         for batch_size in self.batch_sizes:
             if batch_size < 1:
                 raise ConfigurationError(f"batch size {batch_size} is less than 1")
@@ -79,8 +88,13 @@ class Candidate:
         backend: "torch" or "openvino".
         precision: What float operations run in.
         threads: Threads it runs on.
-        baseline: Name of the candidate that its speed-up refers to.
-        padding: How the model itself pads what it is given, if it does.
+        baseline: Name of the candidate that its speed-up refers to, the same model at full length; None if it has no
+            shorter budgets, so that there is no speed-up.
+        buckets: Options of the buckets that the model runs in, if it does.
+        kind: What the row stands for: "budget", "depth", "plain", "bert-base" or "peer".
+        arithmetic: What its matrix products run in: "int8", or as `precision`.
+        is_slow: Take part in `slow_batches` and `slow_repeats` only.
+        macs: Counts the multiply-accumulate operations of a window, padding left out; None if they are not known.
     """
 
     name: str
@@ -90,8 +104,31 @@ class Candidate:
     backend: str
     precision: str
     threads: int
-    baseline: str
-    padding: str | None = None
+    baseline: str | None = None
+    buckets: BucketOptions | None = None
+    kind: str = "peer"
+    arithmetic: str = "f32"
+    is_slow: bool = False
+    macs: Callable[[Window], int] | None = None
+
+    def padding(self, pad_to: int | None) -> str:
+        """Say how what it is given is padded when it runs.
+
+        Args:
+            pad_to: Length that all windows are padded to; None if batches are padded to their longest window.
+
+        Returns:
+            As in `BenchmarkRow`.
+        """
+        if self.buckets is None:
+            return "longest" if pad_to is None else f"fixed {pad_to}"
+        if pad_to is None:
+            return f"multiple of {self.buckets.length_multiple}"
+        return f"fixed {self.buckets.bucket(pad_to)}"  # a bucket may be longer than what was asked for
+
+    def count_macs(self, windows: Sequence[Window]) -> int | None:
+        """Add up the multiply-accumulate operations of windows; None if they are not known."""
+        return None if self.macs is None else sum(map(self.macs, windows))
 
 
 @dataclass(frozen=True)
@@ -100,32 +137,62 @@ class BenchmarkRow:
 
     Args:
         name: Name of the candidate.
+        kind: As in `Candidate`.
         budget: Its budget.
         backend: Its back end.
+        arithmetic: What its matrix products ran in.
         precision: Precision of its float operations.
         threads: Threads it ran on.
         batch_size: Windows per call.
         padding: "longest" (to the longest window of the batch; with one window none at all), "multiple of N" (that,
-            rounded up) or "fixed N".
+            rounded up) or "fixed N": the length that the model ran at.
+        pad_to: Length that windows were padded to before the model got them; None for true lengths.
+        num_windows: Windows that it was timed on.
         median_ms: Median milliseconds per window.
         p90_ms: 90th percentile of the same.
-        speedup: How many times faster than the baseline: median over the passes of the ratio of total times.
+        speedup: How many times faster than the baseline: median over the passes of the ratio of total times, on the
+            batches that both ran; None without a baseline.
+        ratio: How many times faster than the reference, in the same way; None without a reference.
+        mmacs: Million multiply-accumulate operations per window, padding left out; None if they are not known.
+        gmacs_per_s: Billions of them per second: median over the passes.
     """
 
     name: str
+    kind: str
     budget: str
     backend: str
+    arithmetic: str
     precision: str
     threads: int
     batch_size: int
     padding: str
+    pad_to: int | None
+    num_windows: int
     median_ms: float
     p90_ms: float
-    speedup: float
+    speedup: float | None
+    ratio: float | None
+    mmacs: float | None
+    gmacs_per_s: float | None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Choose indices spread evenly over a sequence.
+
+    Args:
+        total: Its length.
+        count: How many; all if there are fewer.
+
+    Returns:
+        The indices, in order.
+    """
+    if total <= count:
+        return list(range(total))
+    return [(2 * index + 1) * total // (2 * count) for index in range(count)]
 
 
 def sample_windows(windows: Sequence[Window], count: int) -> list[Window]:
@@ -139,9 +206,11 @@ def sample_windows(windows: Sequence[Window], count: int) -> list[Window]:
         The windows.
     """
     ordered = sorted(windows, key=len)
-    if len(ordered) <= count:
-        return ordered
-    return [ordered[(2 * index + 1) * len(ordered) // (2 * count)] for index in range(count)]
+    return [ordered[index] for index in spread(len(ordered), count)]
+
+
+# Seconds by pass, each by the index of the batch: slow candidates do not run every batch.
+Times = list[dict[int, float]]
 
 
 def measure(
@@ -149,6 +218,7 @@ def measure(
     windows: Sequence[Window],
     options: BenchmarkOptions,
     progress: Callable[[int], object] | None = None,
+    reference: str | None = None,
 ) -> list[BenchmarkRow]:
     """Time every candidate on the same windows.
 
@@ -157,6 +227,7 @@ def measure(
         windows: All windows of the data; `options` says how many are used.
         options: What to time.
         progress: Called with the number of passes finished since its last call, of `count_passes(options)`.
+        reference: Name of the candidate that `ratio` refers to.
 
     Returns:
         Rows by batch size and padding, in the order of `candidates` within each.
@@ -168,7 +239,7 @@ def measure(
         groups = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
         for pad_to in (None, options.pad_to)[: 1 if options.pad_to is None else 2]:
             times = _time(candidates, groups, pad_to, options, progress)
-            rows += _rows(candidates, groups, times, batch_size, pad_to)
+            rows += _rows(candidates, groups, times, batch_size, pad_to, reference)
     return rows
 
 
@@ -184,21 +255,26 @@ def _time(
     pad_to: int | None,
     options: BenchmarkOptions,
     progress: Callable[[int], object] | None,
-) -> dict[str, list[list[float]]]:
-    """Return seconds by candidate, pass and batch."""
+) -> dict[str, Times]:
+    """Return the times by candidate."""
     tokenizer = candidates[0].tokenizer
     batches = [collate(group, tokenizer, pad_to_length=pad_to) for group in groups]
-    times: dict[str, list[list[float]]] = {candidate.name: [] for candidate in candidates}
-    for number in range(options.warmup + options.repeats):
-        passes: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
-        for batch in batches:
-            for candidate in candidates:
+    slow_batches = set(spread(len(batches), options.slow_batches))
+    times: dict[str, Times] = {candidate.name: [] for candidate in candidates}
+    # A large model leaves cold caches to whoever comes next, so nobody may always come next.
+    order = random.Random(0)
+    for number in range(-options.warmup, options.repeats):
+        passes: dict[str, dict[int, float]] = {candidate.name: {} for candidate in candidates}
+        for index, batch in enumerate(batches):
+            slow_run = index in slow_batches and number < options.slow_repeats
+            turn = [candidate for candidate in candidates if slow_run or not candidate.is_slow]
+            for candidate in order.sample(turn, len(turn)):
                 began = time.perf_counter()
                 with torch.inference_mode():
                     candidate.model(**batch, budget=candidate.budget)
-                passes[candidate.name].append(time.perf_counter() - began)
-        if number >= options.warmup:
-            for name, seconds in passes.items():
+                passes[candidate.name][index] = time.perf_counter() - began
+        for name, seconds in passes.items():
+            if number >= 0 and seconds:
                 times[name].append(seconds)
         if progress is not None:
             progress(1)
@@ -208,30 +284,50 @@ def _time(
 def _rows(
     candidates: Sequence[Candidate],
     groups: Sequence[Sequence[Window]],
-    times: dict[str, list[list[float]]],
+    times: dict[str, Times],
     batch_size: int,
     pad_to: int | None,
+    reference: str | None,
 ) -> Iterator[BenchmarkRow]:
     for candidate in candidates:
-        own, base = times[candidate.name], times[candidate.baseline]
-        per_window = [
-            1000.0 * seconds / len(group) for one_pass in own for seconds, group in zip(one_pass, groups, strict=True)
-        ]
+        own = times[candidate.name]
+        per_window = [1000.0 * seconds / len(groups[index]) for one in own for index, seconds in one.items()]
+        group_macs = [candidate.count_macs(group) for group in groups]
+        macs = [count for count in group_macs if count is not None]
         yield BenchmarkRow(
             name=candidate.name,
+            kind=candidate.kind,
             budget=candidate.budget,
             backend=candidate.backend,
+            arithmetic=candidate.arithmetic,
             precision=candidate.precision,
             threads=candidate.threads,
             batch_size=batch_size,
-            padding=candidate.padding or "longest" if pad_to is None else f"fixed {pad_to}",
+            padding=candidate.padding(pad_to),
+            pad_to=pad_to,
+            num_windows=sum(len(groups[index]) for index in own[0]),
             median_ms=statistics.median(per_window),
-            p90_ms=_percentile(per_window, 0.9),
-            speedup=statistics.median(sum(b) / sum(o) for b, o in zip(base, own, strict=True)),
+            p90_ms=percentile(per_window, 0.9),
+            speedup=None if candidate.baseline is None else _ratio(times[candidate.baseline], own),
+            ratio=None if reference is None else _ratio(times[reference], own),
+            mmacs=sum(macs) / sum(map(len, groups)) / 1e6 if macs else None,
+            gmacs_per_s=statistics.median(sum(macs[index] for index in one) / sum(one.values()) / 1e9 for one in own)
+            if macs
+            else None,
         )
 
 
-def _percentile(values: Sequence[float], share: float) -> float:
+def _ratio(other: Times, own: Times) -> float:
+    """Divide the times of another candidate by one's own, on the batches and in the passes that both ran."""
+    ratios = []
+    for one, another in zip(own, other, strict=False):  # slow candidates run in the first passes only
+        common = one.keys() & another.keys()
+        ratios.append(sum(another[index] for index in common) / sum(one[index] for index in common))
+    return statistics.median(ratios)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value that `share` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
@@ -240,7 +336,7 @@ def describe_machine() -> dict[str, Any]:
     """Say what the measurements were taken on.
 
     Returns:
-        Name of the CPU, its flags that matter, logical cores, torch threads, and versions.
+        Name of the CPU, its flags that matter, torch threads, and versions; None for a package that is not installed.
     """
     flags = read_cpu_flags()
     return {
@@ -249,5 +345,12 @@ def describe_machine() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        **{name: _version(name) for name in REPORTED_PACKAGES},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

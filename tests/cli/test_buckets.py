@@ -97,10 +97,10 @@ class TestAdaptiveModel:
     def test_options_reach_the_model(self, tiny_folder):
         loaded = load_model(str(tiny_folder), threads=1, buckets=BucketOptions(length_multiple=16))
         assert loaded.backend == "openvino"
-        assert loaded.padding == "multiple of 16"
+        assert loaded.buckets is loaded.model.buckets
         assert loaded.model.buckets.length_multiple == 16
         assert loaded.threads == 1
-        assert load_model(str(tiny_folder), "openvino").padding is None
+        assert load_model(str(tiny_folder), "openvino").buckets is None
 
     def test_scores_at_every_budget(self, qala, tiny_folder, tiny_data):
         arguments = ("evaluate", "--model", tiny_folder, "--data", tiny_data, "--json")
@@ -150,28 +150,35 @@ class TestPlainModel:
 
 @needs_openvino
 class TestBenchmark:
-    """Rows say how a model pads, and a model in buckets has peers in buckets."""
+    """Rows say how a model pads, and every model has a row in buckets."""
 
     def run(self, qala, model, data, folder, *flags):
         size = ("--num-windows", 4, "--repeats", 1, "--warmup", 1, "--batch-size", 2)
         return qala("benchmark", "--model", model, "--data", data, "--output", folder, *size, *flags, "--json")
 
-    def test_peers_run_both_ways(self, qala, tiny_folder, plain_folder, tiny_data, tmp_path):
+    def test_models_run_both_ways(self, qala, tiny_folder, plain_folder, tiny_data, tmp_path):
         outcome = self.run(
             qala, tiny_folder, tiny_data, tmp_path / "report", "--buckets", "--peer", plain_folder, "--budget", "fast"
         )
         rows = {row["name"]: row["padding"] for row in outcome.json["rows"]}
         assert rows == {
-            "full": "multiple of 32",
-            "fast": "multiple of 32",
+            "full": "longest",
+            "fast": "longest",
+            "full in buckets": "multiple of 32",
+            "fast in buckets": "multiple of 32",
             str(plain_folder): "longest",
             f"{plain_folder} in buckets": "multiple of 32",
         }
         assert "were dropped" not in outcome.err
 
     def test_plain_model_is_measured(self, qala, plain_folder, tiny_data, tmp_path):
-        outcome = self.run(qala, plain_folder, tiny_data, tmp_path / "report", "--buckets", "--pad-to", 64)
-        assert [row["padding"] for row in outcome.json["rows"]] == ["multiple of 32", "fixed 64"]
+        outcome = self.run(qala, plain_folder, tiny_data, tmp_path / "report", "--buckets", "--pad-to", 40)
+        assert [row["padding"] for row in outcome.json["rows"]] == [
+            "longest",
+            "multiple of 32",
+            "fixed 40",
+            "fixed 64",
+        ]
 
     def test_dropped_graphs_are_pointed_out(self, qala, tiny_folder, tiny_data, tmp_path):
         outcome = self.run(qala, tiny_folder, tiny_data, tmp_path / "report", "--max-graphs", 1, "--budget", "fast")

@@ -18,6 +18,8 @@ from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions
 from optimum_qala.question_answering.predictor import predict
 from optimum_qala.reporting.benchmark import BenchmarkOptions
+from optimum_qala.reporting.bulk import BulkOptions
+from optimum_qala.reporting.peers import PeerOptions
 from optimum_qala.search.budgets import choose_budgets
 from optimum_qala.search.evolution import SearchOptions
 from optimum_qala.training.arguments import QuaLATrainingArguments
@@ -39,6 +41,8 @@ DEFAULTS = {
         **field_defaults(BucketOptions),
         **field_defaults(WindowOptions),
         **field_defaults(BenchmarkOptions),
+        **field_defaults(BulkOptions),
+        **field_defaults(PeerOptions),
     },
     "train": {
         **field_defaults(WindowOptions),
@@ -53,6 +57,7 @@ DEFAULTS = {
 }
 # Defaults in words; a test of the command covers each.
 IN_WORDS = {
+    "--data",
     "1 and 32",
     "all",
     "as the model's config says",

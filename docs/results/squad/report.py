@@ -68,7 +68,7 @@ def latency_table() -> str:
             row["padding"],
             f"{row['median_ms']:.2f}",
             f"{row['p90_ms']:.2f}",
-            f"{row['speedup']:.2f}",
+            "-" if row["speedup"] is None else f"{row['speedup']:.2f}",  # a plain model has no budgets
         ]
         for row in result["rows"]
     ]

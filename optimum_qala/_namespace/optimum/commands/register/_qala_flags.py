@@ -97,6 +97,44 @@ def buckets(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cache-dir", metavar="FOLDER", help="keep compiled graphs here for the next start")
 
 
+def peers(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("models to compare with")
+    group.add_argument(
+        "--peer", action="append", metavar="MODEL", help="measure this model too, at full length; may be repeated"
+    )
+    group.add_argument(
+        "--plain", metavar="MODEL", help="plain torch checkpoint: measure it in float32 and in int8 by optimum-intel"
+    )
+    group.add_argument("--calibration-data", metavar="DATA", help="calibrate its int8 with these (default: --data)")
+    number(group, "--calibration-samples", int, "questions to calibrate with (default: 300)")
+    group.add_argument(
+        "--depths",
+        nargs="+",
+        type=int,
+        metavar="K",
+        help="stop after K layers too: the plain model cut, and a model with early span heads",
+    )
+    group.add_argument(
+        "--bert-base", action="store_true", help="measure a model of BERT-base shape, with random weights and no F1"
+    )
+    number(group, "--seed", int, "seed of calibration and random weights (default: 42)")
+
+
+def timing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("timing")
+    number(group, "--batch-size", int, "windows per call; repeatable (default: 1 and 32)", action="append")
+    number(group, "--num-windows", int, "windows of the data to time on (default: 64)")
+    number(group, "--repeats", int, "timed passes over them (default: 5)")
+    number(group, "--warmup", int, "passes before that are not timed (default: 1)")
+    number(group, "--slow-batches", int, "batches of a pass that BERT-base runs (default: 8)")
+    number(group, "--slow-repeats", int, "timed passes that it runs (default: 2)")
+    number(group, "--pad-to", int, "measure with every window padded to N too")
+    number(group, "--threads", int, "threads of one call (default: what the back end chooses)")
+    group.add_argument("--bulk", action="store_true", help="time all windows in bulk too, as predict runs them")
+    number(group, "--bulk-windows", int, "the same for N windows")
+    number(group, "--bulk-repeats", int, "timed passes in bulk (default: 1)")
+
+
 def steps(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     number(group, "--num-train-epochs", float, "passes over the data (default: 3.0)")

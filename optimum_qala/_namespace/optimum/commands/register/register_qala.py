@@ -234,25 +234,21 @@ class BenchmarkCommand(_Subcommand):
         """Declare the flags."""
         flags.describe(
             parser,
-            "Measure latency on the true lengths of a data file, all budgets interleaved in one process, and write\n"
-            "results.json and results.md.",
+            "Measure F1 and milliseconds on the true lengths of a data file, all interleaved in one process, and\n"
+            "write results.json, results.md and, with matplotlib, results.png.",
             "  optimum-cli qala benchmark --model int8 --data dev.json --output report\n"
-            "  optimum-cli qala benchmark --model int8 --data dev.json --budget full --budget fast --output report",
+            "  optimum-cli qala benchmark --model int8 --data dev.json --budget full --budget fast --output report\n"
+            "  optimum-cli qala benchmark --model int8 --data dev.json --output report --buckets --bulk \\\n"
+            "      --plain ./minilm --calibration-data train.json --depths 5 4 3 --bert-base --pad-to 384",
         )
         flags.model(parser)
         flags.data(parser)
         flags.output(parser)
         flags.budgets(parser, f"measure this budget; may be repeated (default: all): {flags.BUDGET_HELP}")
-        parser.add_argument(
-            "--peer", action="append", metavar="MODEL", help="measure this model too, at full length; may be repeated"
-        )
         flags.backend(parser)
-        flags.number(parser, "--batch-size", int, "windows per call; repeatable (default: 1 and 32)", action="append")
-        flags.number(parser, "--num-windows", int, "windows of the data to time on (default: 64)")
-        flags.number(parser, "--repeats", int, "timed passes over them (default: 5)")
-        flags.number(parser, "--warmup", int, "passes before that are not timed (default: 1)")
-        flags.number(parser, "--pad-to", int, "measure with every window padded to N too")
-        flags.number(parser, "--threads", int, "threads of one call (default: what the back end chooses)")
+        flags.peers(parser)
+        flags.timing(parser)
+        parser.add_argument("--no-f1", action="store_true", help="leave F1 out, which takes longest on large data")
         flags.buckets(parser)
         flags.windows(parser)
         flags.common(parser)

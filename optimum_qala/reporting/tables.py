@@ -1,0 +1,125 @@
+"""The report of a benchmark as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+__all__ = ["markdown", "settings_of"]
+
+Row = dict[str, Any]
+
+_NAMES: dict[str, Callable[[Row], Any]] = {
+    "row": lambda row: row["name"],
+    "back end": lambda row: row["backend"],
+    "arithmetic": lambda row: (
+        row["arithmetic"] if row["arithmetic"] == row["precision"] else f"{row['arithmetic']}, else {row['precision']}"
+    ),
+    "threads": lambda row: row["threads"],
+}
+_SPEED: dict[str, Callable[[Row], Any]] = {
+    "times plain int8": lambda row: row["ratio"],
+    "times own full length": lambda row: row["speedup"],
+    "F1, %": lambda row: row["f1"],
+    "EM, %": lambda row: row["exact_match"],
+    "MMAC per window": lambda row: row["mmacs"],
+    "GMAC/s": lambda row: row["gmacs_per_s"],
+    "of int8 peak, %": lambda row: None if row["peak_share"] is None else 100.0 * row["peak_share"],
+    "size on disk, MB": lambda row: row["size_mb"],
+}
+_LATENCY: dict[str, Callable[[Row], Any]] = {
+    **_NAMES,
+    "runs at length": lambda row: row["padding"],
+    "timed windows": lambda row: row["num_windows"],
+    "median, ms": lambda row: row["median_ms"],
+    "p90, ms": lambda row: row["p90_ms"],
+    **_SPEED,
+}
+_BULK: dict[str, Callable[[Row], Any]] = {
+    **_NAMES,
+    "batches": lambda row: row["batching"],
+    "ms per window": lambda row: row["median_ms"],
+    **_SPEED,
+}
+
+
+def settings_of(report: Row) -> list[tuple[str, list[Row]]]:
+    """Group the rows of a report by what makes them comparable.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Title and rows of each setting: a batch size at true lengths or padded, and bulk.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in report["rows"]:
+        lengths = "true lengths" if row["pad_to"] is None else f"padded to {row['pad_to']}"
+        groups.setdefault(f"Batch size {row['batch_size']}, {lengths}", []).append(row)
+    if report["bulk_rows"]:
+        groups[f"Bulk, {report['bulk_rows'][0]['num_windows']} windows"] = report["bulk_rows"]
+    return list(groups.items())
+
+
+def markdown(report: Row) -> str:
+    """Lay out a report.
+
+    Args:
+        report: The report.
+
+    Returns:
+        The text: one table for each setting.
+    """
+    machine, peak = report["machine"], report["int8_peak"]
+    lines = [
+        f"# Benchmark of {Path(report['model']).name}",
+        "",
+        f"{report['num_questions']} questions of {Path(report['data']).name}, {report['num_windows']} windows of "
+        f"{report['mean_tokens']:.1f} tokens on average, {report['num_timed_windows']} of them timed in "
+        f"{report['repeats']} passes, in which all rows take turns at every batch. Milliseconds are per window.",
+        "",
+        f"{machine['cpu']}, {' '.join(machine['flags'])}. {report['date']}. "
+        + ", ".join(f"{name} {version}" for name, version in _versions(machine))
+        + ".",
+        "",
+    ]
+    if peak is not None:
+        lines += [
+            f"Fastest product of 8-bit matrices here: {peak['gmacs_per_s']:.0f} GMAC/s ({_shape(peak['shape'])}, run "
+            f"in {peak['arithmetic']}, {peak['threads']} threads). MACs are those of real tokens, so padding counts "
+            "as lost time.",
+            "",
+        ]
+    if report["reference"] is not None:
+        lines += [f"Ratios are times as fast as `{report['reference']}` on the same batches.", ""]
+    for title, rows in settings_of(report):
+        columns = _BULK if rows is report["bulk_rows"] else _LATENCY
+        lines += [f"## {title}", "", *_table(columns, rows), ""]
+    return "\n".join(lines)
+
+
+def _versions(machine: Row) -> Iterable[tuple[str, str]]:
+    for name in ("python", "torch", "transformers", "openvino", "optimum-intel"):
+        if machine[name] is not None:
+            yield name, machine[name]
+
+
+def _shape(shape: Sequence[int]) -> str:
+    rows, inner, outer = shape
+    return f"{rows} x {inner} by {inner} x {outer}"
+
+
+def _table(columns: dict[str, Callable[[Row], Any]], rows: Sequence[Row]) -> list[str]:
+    """Write a table without the columns that no row has anything for."""
+    cells = {title: [value(row) for row in rows] for title, value in columns.items()}
+    cells = {title: values for title, values in cells.items() if any(value is not None for value in values)}
+    lines = [list(cells), ["---"] * len(cells), *(list(map(_cell, row)) for row in zip(*cells.values(), strict=True))]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value).replace("|", "\\|")

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from optimum_qala.reporting.tables import markdown, settings_of
+from tests.reporting.reports import report, row, rows
+
+
+BULK = {**row("full", "budget", 4.0, 73.0), "batching": "32 windows", "num_windows": 110}
+
+
+def lines_with(text, start):
+    return [line for line in text.splitlines() if line.startswith(start)]
+
+
+def test_settings_are_apart():
+    titles = [title for title, _ in settings_of(report(bulk_rows=[BULK]))]
+    assert titles == ["Batch size 1, true lengths", "Batch size 32, padded to 200", "Bulk, 110 windows"]
+
+
+def test_every_setting_has_a_table_with_units():
+    text = markdown(report(bulk_rows=[BULK]))
+    assert text.count("\n## ") == 3
+    (header, *_) = lines_with(text, "| row |")
+    for title in ("median, ms", "p90, ms", "times plain int8", "F1, %", "MMAC per window", "GMAC/s", "on disk, MB"):
+        assert title in header
+    assert lines_with(text, "| row |")[2].count("ms per window") == 1
+    assert lines_with(text, "| fast | openvino | int8, else f32 | 2 | longest | 64 | 8.00 | 16.00 | 1.25 |")
+
+
+def test_what_is_not_known_is_a_dash():
+    (line, _) = lines_with(markdown(report()), "| BERT-base shape, torch |")
+    assert line.startswith(
+        "| BERT-base shape, torch | torch | f32 | 2 | longest | 64 | 300.00 | 600.00 | 0.03 | - | - |"
+    )
+
+
+def test_columns_that_nothing_is_known_for_are_left_out():
+    unscored = [one | {"f1": None, "exact_match": None, "ratio": None} for one in rows()]
+    text = markdown(report(rows=unscored, reference=None))
+    assert "F1" not in text
+    assert "plain int8 |" in text  # the row
+    assert "times plain int8" not in text
+
+
+def test_text_says_what_it_depends_on():
+    text = markdown(report())
+    for part in (
+        "# Benchmark of int8",
+        "dev.json",
+        "A CPU, avx2.",
+        "400 GMAC/s (512 x 1024 by 1024 x 1024, run in u8",
+    ):
+        assert part in text
+    assert "python 3.11.7, torch 2.13.0, transformers 5.5.4." in text
+    assert "GMAC/s (" not in markdown(report(int8_peak=None))
