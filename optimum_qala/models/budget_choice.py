@@ -92,7 +92,9 @@ def fastest_enough(budgets: Mapping[str, Mapping[str, Any]], max_latency_ms: flo
     found = matching_latencies(budgets, conditions)
     measured = {name: latency for name, latency in found.items() if budgets[name].get("f1") is not None}
     if not measured:
-        rows = [(row.get("backend"), row.get("cpu")) for one in budgets.values() for row in one.get("latency_ms") or ()]
+        rows = [
+            (row.get("backend"), row.get("cpu")) for one in budgets.values() for row in one.get("latency_ms") or ()
+        ]
         there = ", ".join(f"{backend} on {cpu}" for backend, cpu in dict.fromkeys(rows)) or "none at all"
         raise UnknownBudgetError(
             f"no budget of this model has both F1 and a latency measured for {conditions.backend} on "

@@ -3,9 +3,9 @@
 The method is that of the Length-Adaptive Transformer (Kim & Cho, arXiv 2010.07003, `evolution.py`): seeds
 between the smallest and the full config, then rounds of mutation and crossover, each followed by a cut to the Pareto
 front. Differences: candidates are retention ratios on a grid and a number of layers, so repeats are recognised and
-never measured again; seeds are spaced evenly in cost and stand beside exits and drops in a single layer; a mutation may
-have a layer stop dropping; attempts are bounded; what costs less than the smallest config or more than the full one is
-not scored.
+never measured again; seeds are spaced evenly in cost and stand beside exits and drops in a single layer; a mutation
+may have a layer stop dropping; attempts are bounded; what costs less than the smallest config or more than the full
+one is not scored.
 """
 
 from __future__ import annotations

@@ -79,7 +79,9 @@ def choose_finalists(
         ConfigurationError: If the full config has no score.
     """
     if full.score is None:
-        raise ConfigurationError(f"full length, {full.length_config}, has no score; score it before choosing finalists")
+        raise ConfigurationError(
+            f"full length, {full.length_config}, has no score; score it before choosing finalists"
+        )
     floor = full.score * (1.0 - max_loss) - options.tolerance
     scored = sorted((one for one in candidates if one != full and one.score is not None), key=lambda one: one.cost)
     front = [one for one in pareto_front([*scored, full]) if one != full]

@@ -1,4 +1,4 @@
-"""How the search makes new configs: seeds of uniform drop ratios, mutation, merging and crossover, on a grid of ratios."""
+"""How the search makes new configs: even drop ratios, mutation, merging and crossover, all on a grid of ratios."""
 
 from __future__ import annotations
 

@@ -97,8 +97,8 @@ class SearchOptions:
             )
         if self.drop_layers == () and not self.exit_layers:
             raise ConfigurationError(
-                "drop_layers is empty and so is exit_layers: no layer may drop a token and none may be left out, there "
-                "is nothing to search"
+                "drop_layers is empty and so is exit_layers: no layer may drop a token and none may be left out, so "
+                "there is nothing to search"
             )
 
     @property

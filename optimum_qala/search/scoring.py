@@ -80,7 +80,9 @@ class Scorer:
         if self.options.max_evaluations is not None:
             wanted = min(wanted, self.options.max_evaluations - 2)  # even spacing also when few may be scored
         path, ends = self.space.even_path(), (self.space.full, self.space.smallest)
-        simple = [one for one in self.space.simple_configs()[: wanted * 3 // 4] if one not in ends and self.is_new(one)]
+        simple = [
+            one for one in self.space.simple_configs()[: wanted * 3 // 4] if one not in ends and self.is_new(one)
+        ]
         seeds, wanted = list(simple), wanted - len(simple)
         for number in range(1, wanted + 1):
             target = self.lowest_cost + (self.highest_cost - self.lowest_cost) * number / (wanted + 1)

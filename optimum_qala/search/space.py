@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from optimum_qala.errors import ConfigurationError
+from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.search.operators import Levels, cross, merge, mutate, uniform_path
 from optimum_qala.search.options import SearchOptions
 
 
-__all__ = ["Genome", "SearchSpace"]
+__all__ = ["Genome", "SearchSpace", "exits_of"]
 
 # Times that a seed which drops in a single layer applies the bound there.
 MOST_SINGLE_DROPS = 3
@@ -161,3 +162,27 @@ class SearchSpace:
         mean = (first.depth + second.depth) / 2
         depth = next(depth for depth in self.depths if depth >= mean)
         return self.canonical(cross(first.levels, second.levels), depth)
+
+
+def exits_of(config: QuaLAMiniLMConfig, least: int | None = None) -> tuple[int, ...]:
+    """List the numbers of layers that configs of a model may stop after.
+
+    Args:
+        config: Configuration of the model.
+        least: Fewest layers; half of them, rounded up, if None.
+
+    Returns:
+        Exits before the last layer; none for a model without early span heads.
+
+    Raises:
+        ConfigurationError: If `least` is given for a model without early span heads, or out of range.
+    """
+    if not config.has_span_heads:
+        if least is not None:
+            raise ConfigurationError(
+                f"min_exit_layer {least} needs a model with early span heads, to stop at one of them; leave it out"
+            )
+        return ()
+    if least is not None and not 1 <= least <= config.num_hidden_layers:
+        raise ConfigurationError(f"min_exit_layer {least} is not in 1 to {config.num_hidden_layers}")
+    return tuple(range((config.num_hidden_layers + 1) // 2 if least is None else least, config.num_hidden_layers))

@@ -134,8 +134,7 @@ class EvaluationStore:
             "version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
             "evaluations": [
-                {**LengthConfig(*key).to_budget(), **vars(record)}
-                for key, record in self._records.items()
+                {**LengthConfig(*key).to_budget(), **vars(record)} for key, record in self._records.items()
             ],
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
