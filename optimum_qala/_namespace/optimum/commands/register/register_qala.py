@@ -103,9 +103,9 @@ class SearchCommand(_Subcommand):
         """Declare the flags."""
         flags.describe(
             parser,
-            "Search LengthConfigs, and early exits of a model with span heads for them, for the best F1 at every cost,\n"
-            "and write a copy of the model whose config names the chosen budgets. Use a validation split, never the\n"
-            "data that you report on.",
+            "Search LengthConfigs, and early exits of a model with span heads for them, for the best F1 at every\n"
+            "cost, and write a copy of the model whose config names the chosen budgets. Use a validation split,\n"
+            "never the data that you report on.",
             "  optimum-cli qala search --model trained --data dev.json --output searched\n"
             "  optimum-cli qala search --model trained --data dev.json --output searched --limit 200 --seed 1\n"
             "  optimum-cli qala search --model int8 --data dev.json --output timed --cost latency",
