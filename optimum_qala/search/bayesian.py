@@ -9,6 +9,7 @@ bounds.
 from __future__ import annotations
 
 import contextlib
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,8 +24,8 @@ from optimum_qala.search.store import EvaluationStore
 
 __all__ = ["optimize"]
 
-# Trials in a row that propose nothing new, after which the search ends.
-MOST_REPEATS = 200
+# Neighbours of a trial that are tried where it repeats a known config or costs too much or too little.
+MOST_ATTEMPTS = 200
 
 
 def optimize(
@@ -79,24 +80,32 @@ def _run_trials(optuna: Any, scorer: Scorer, space: SearchSpace) -> str:
     }
     if len(space.depths) > 1:
         distributions["depth"] = optuna.distributions.CategoricalDistribution(space.depths)
-    for genome, candidate in scorer.scored.items():
-        values = [candidate.cost, candidate.score]
-        params = _to_params(genome, space)
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, values=values))
-    scorer.iteration, repeats = 1, 0
+    for genome in scorer.scored:
+        _tell(optuna, study, distributions, genome, scorer, space)
+    rng = random.Random(space.options.seed)
+    scorer.iteration = 1
     while len(scorer.scored) < space.options.evaluation_limit:
-        if repeats == MOST_REPEATS:
-            return "exhausted"
         trial = study.ask(distributions)
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)  # what becomes of it is told below
         genome = _to_genome(trial.params, space)
-        repeats = 0 if scorer.is_new(genome) else repeats + 1
-        if not repeats:
-            scorer.score([genome])
-        if genome in scorer.scored:
-            study.tell(trial, [scorer.scored[genome].cost, scorer.scored[genome].score])
-        else:  # outside the bounds of the cost
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        for _ in range(MOST_ATTEMPTS):
+            if scorer.is_new(genome):
+                break
+            # The sampler likes to propose again what is good; a neighbour of that is new.
+            genome = space.mutate(rng, genome)
+        else:
+            return "exhausted"
+        scorer.score([genome])
+        _tell(optuna, study, distributions, genome, scorer, space)
     return "iterations"
+
+
+def _tell(
+    optuna: Any, study: Any, distributions: dict[str, Any], genome: Genome, scorer: Scorer, space: SearchSpace
+) -> None:
+    values = [scorer.scored[genome].cost, scorer.scored[genome].score]
+    params = _to_params(genome, space)
+    study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, values=values))
 
 
 def _to_genome(params: dict[str, Any], space: SearchSpace) -> Genome:

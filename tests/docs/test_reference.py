@@ -200,6 +200,6 @@ def test_results_of_benchmark_evaluate_and_predict(reader):
 
 def test_store_of_a_search(tmp_path):
     store = EvaluationStore(tmp_path / "evaluations.json", {})
-    store.put(LengthConfig((1.0,)), cost=0.0, score=0.0)
+    store.put(LengthConfig((1.0,)), cost=0.0, score=0.0, details={"em": 0.0})
     store.save()
     assert json.loads((tmp_path / "evaluations.json").read_text(encoding="utf-8")) == example("evaluations.json")
