@@ -97,7 +97,7 @@ class Stopwatch:
         options, config = options or CalibrationOptions(), self.loaded.model.config
         if file.is_file():
             self.report = json.loads(file.read_text(encoding="utf-8"))
-        else:
+        if self.report.get("conditions") != self.conditions:  # none yet, or what was measured elsewhere
             windows = sample_windows(self.windows, options.windows)
             with self.console.progress(len(windows), "measure", "length") as bar:
                 table, found = calibrate(

@@ -318,6 +318,18 @@ def test_latency_table_is_measured_once_however_often_a_search_is_killed(search,
     assert timed == []
 
 
+def test_latency_table_of_other_conditions_is_measured_anew(search, timed, monkeypatch, tmp_path):
+    monkeypatch.setattr(search_module, "choose_budgets", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert search("--cost", "latency")[0].code == 130
+    state = tmp_path / "searched.partial" / "state"
+    (state / "evaluations.json").unlink()
+    timed.clear()
+    monkeypatch.setattr(LoadedModel, "threads", 3)
+    assert search("--cost", "latency")[0].code == 130
+    assert timed
+    assert json.loads((state / "latency.json").read_text())["conditions"]["threads"] == 3
+
+
 def test_latency_is_measured_on_windows_of_all_lengths(qala, tiny_folder, tmp_path, monkeypatch, timed):
     questions = [
         {"id": str(count), "question": "where ?", "context": "paris " + "the old tower " * count, "answer": "paris"}

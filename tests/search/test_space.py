@@ -9,7 +9,8 @@ import pytest
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.search.options import SearchOptions
-from optimum_qala.search.space import Genome, SearchSpace
+from optimum_qala.search.space import Genome, SearchSpace, exits_of
+from tests.conftest import tiny_config
 
 
 def space(num_layers=4, **options):
@@ -85,3 +86,19 @@ def test_space_refuses_a_bound_that_the_grid_rounds_away_unless_there_are_exits(
     with pytest.raises(ConfigurationError, match="with step 0.1 the smallest config of drop_ratio_bound 0.01 rounds"):
         space(drop_ratio_bound=0.01)
     assert space(drop_ratio_bound=0.01, exit_layers=(2,)).smallest == Genome((10, 10, 10, 10), 2)
+
+
+def test_exits_of_a_model_start_at_half_of_its_layers():
+    assert exits_of(tiny_config(token_scoring="answer")) == (2, 3)
+    assert exits_of(tiny_config(token_scoring="answer", num_hidden_layers=5)) == (3, 4)
+    assert exits_of(tiny_config(token_scoring="answer"), least=1) == (1, 2, 3)
+    assert exits_of(tiny_config(token_scoring="answer"), least=4) == ()
+    assert exits_of(tiny_config()) == ()
+
+
+def test_exits_of_a_model_refuse_what_it_cannot_do():
+    with pytest.raises(ConfigurationError, match="min_exit_layer 2 needs a model with early span heads"):
+        exits_of(tiny_config(), least=2)
+    for least in (0, 5):
+        with pytest.raises(ConfigurationError, match=f"min_exit_layer {least} is not in 1 to 4"):
+            exits_of(tiny_config(token_scoring="answer"), least=least)
