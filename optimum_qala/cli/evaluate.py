@@ -14,6 +14,7 @@ from optimum_qala.cli.options import (
     bucket_options,
     chosen_budgets,
     decode_options,
+    measured_budget,
     resolve_budget,
     window_options,
 )
@@ -25,7 +26,7 @@ from optimum_qala.question_answering.records import load_records
 
 # Flags that mean nothing without a model.
 _WINDOW_FLAGS = ("max_length", "doc_stride", "max_question_length")
-_MODEL_FLAGS = ("budget", "backend", "batch_size", "pad_to", "n_best", *_WINDOW_FLAGS)
+_MODEL_FLAGS = ("budget", "max_latency_ms", "max_f1_loss", "backend", "batch_size", "pad_to", "n_best", *_WINDOW_FLAGS)
 _DECODING_FLAGS = ("max_answer_length", "allow_no_answer", "null_threshold")
 
 
@@ -65,7 +66,8 @@ def _score_model(args: Namespace, console: Console) -> dict[str, Any]:
         buckets=bucket_options(args),
         bulk=getattr(args, "batch_size", None) != 1,
     )
-    budgets = chosen_budgets(args, loaded.model.config)
+    measured = measured_budget(args, loaded)
+    budgets = chosen_budgets(args, loaded.model.config) if measured is None else [measured]
     windows, decoding = window_options(args, loaded.capacity), decode_options(args)
     batching = {"batch_size": args.batch_size} if hasattr(args, "batch_size") else {}
     num_impossible = sum(record.is_impossible for record in records)

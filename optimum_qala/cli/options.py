@@ -6,8 +6,10 @@ from argparse import Namespace
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from optimum_qala.cli.loading import LoadedModel
 from optimum_qala.errors import ConfigurationError, UnknownBudgetError
 from optimum_qala.inference.bucket_options import BucketOptions
+from optimum_qala.models.budget_choice import Conditions, cheapest_accurate, fastest_enough
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.question_answering.answers import DecodeOptions
@@ -100,6 +102,29 @@ def resolve_budget(config: Any, budget: Any) -> LengthConfig | None:
             f"{FULL_BUDGET!r}"
         )
     return None
+
+
+def measured_budget(args: Namespace, loaded: LoadedModel) -> str | None:
+    """Choose a budget by `--max-latency-ms` or `--max-f1-loss`.
+
+    Args:
+        args: The parsed command line.
+        loaded: The model.
+
+    Returns:
+        Name of the budget, or None if neither flag was given.
+
+    Raises:
+        UnknownBudgetError: If no budget of the model fits what was measured, as of a plain model.
+        ConfigurationError: If the limit is out of range.
+    """
+    budgets = getattr(loaded.model.config, "budgets", None) or {}
+    if not {"max_latency_ms", "max_f1_loss"} & vars(args).keys():
+        return None
+    conditions = Conditions.here(loaded.backend, loaded.threads, loaded.precision)
+    if hasattr(args, "max_latency_ms"):
+        return fastest_enough(budgets, args.max_latency_ms, conditions)
+    return cheapest_accurate(budgets, args.max_f1_loss, conditions)
 
 
 def chosen_budgets(args: Namespace, config: Any) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from optimum_qala.cli.console import Console
 from optimum_qala.cli.loading import load_model
-from optimum_qala.cli.options import bucket_options, decode_options, resolve_budget, window_options
+from optimum_qala.cli.options import bucket_options, decode_options, measured_budget, resolve_budget, window_options
 from optimum_qala.cli.outputs import new_file
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.question_answering.answers import Answer
@@ -32,7 +32,7 @@ def run(args: Namespace, console: Console) -> None:
         buckets=bucket_options(args),
         bulk=1 not in (getattr(args, "batch_size", None), getattr(args, "buffer_size", None)),
     )
-    budget = getattr(args, "budget", None)
+    budget = measured_budget(args, loaded) or getattr(args, "budget", None)
     resolve_budget(loaded.model.config, budget)
     explicit = {name: getattr(args, name) for name in ("batch_size", "buffer_size") if hasattr(args, name)}
     with console.progress(None, "predict", "question") as bar:

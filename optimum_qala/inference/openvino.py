@@ -27,6 +27,7 @@ from optimum_qala.inference.graph import (
     retention_of,
 )
 from optimum_qala.inference.sizes import find_idle_selections, plan_sizes, round_sizes
+from optimum_qala.models.budget_choice import Conditions, choose_budget
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.conversion import HUB_ARGUMENTS
 from optimum_qala.models.length_config import LengthConfig
@@ -97,18 +98,27 @@ class OVQuaLAMiniLMForQuestionAnswering(OVSpanModel):
         """LengthConfig that calls use where they name no budget; None is full length."""
         return self._budget
 
-    def set_budget(self, budget: Any = None) -> None:
-        """Choose the budget of the calls that name none.
+    def set_budget(
+        self, budget: Any = None, *, max_latency_ms: float | None = None, max_f1_loss: float | None = None
+    ) -> None:
+        """Choose the budget of the calls that name none, by itself or by what was measured at the named ones.
 
         Args:
             budget: A named budget, "full", a LengthConfig, ratios such as "1,1,0.8,0.8,0.5,0.5", or "1,1,1,1,1,1@5"
                 to stop after five layers, or None for full length.
+            max_latency_ms: Take the most accurate budget that was measured at or under it here: `fastest_enough`.
+            max_f1_loss: Take the cheapest budget that loses at most this share of the full F1: `cheapest_accurate`.
 
         Raises:
-            UnknownBudgetError: If it is a name that the model does not carry.
+            UnknownBudgetError: If it is a name that the model does not carry, or no budget was measured to fit.
             LengthConfigError: If it does not fit the model.
+            ConfigurationError: If more than one argument is given, or one is out of range.
         """
-        self._budget = self.config.resolve_budget(budget)
+
+        def here() -> Conditions:
+            return Conditions.here("openvino", self.threads, self.precision)  # asking for threads compiles a graph
+
+        self._budget = choose_budget(self.config, budget, max_latency_ms, max_f1_loss, here)
 
     def _resolve(self, budget: Any) -> LengthConfig | None:
         return self._budget if budget is None else self.config.resolve_budget(budget)  # type: ignore[no-any-return]

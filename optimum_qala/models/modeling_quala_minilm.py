@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, QuestionAnsweringModelOutput
 
+from .budget_choice import Conditions, choose_budget
 from .configuration_quala_minilm import BACKBONE_POSITION_SCHEMES, QuaLAMiniLMConfig
 from .conversion import HUB_ARGUMENTS, convert_config
 from .encoder import EncoderOutput, QuaLAMiniLMEncoder, Schedule
@@ -50,25 +51,28 @@ class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
         """LengthConfig that calls use where they name no budget; None is full length."""
         return self._budget
 
-    def set_budget(self, budget: Any = None) -> None:
-        """Choose the budget of the calls that name none.
+    def set_budget(
+        self, budget: Any = None, *, max_latency_ms: float | None = None, max_f1_loss: float | None = None
+    ) -> None:
+        """Choose the budget of the calls that name none, by itself or by what was measured at the named ones.
 
         Args:
-            budget: A named budget, "full", a LengthConfig, ratios such as "1,1,0.8,0.8,0.5,0.5", or "1,1,1,1,1,1@5"
-                to stop after five layers, or None for full length.
+            budget: A named budget, "full", a LengthConfig, ratios as in "1,1,1,0.5@3", or None for full length.
+            max_latency_ms: Take the most accurate budget that was measured at or under it here: `fastest_enough`.
+            max_f1_loss: Take the cheapest budget that loses at most this share of the full F1: `cheapest_accurate`.
 
         Raises:
-            UnknownBudgetError: If it is a name that the model does not carry.
+            UnknownBudgetError: If it is a name that the model does not carry, or no budget was measured to fit.
             LengthConfigError: If it does not fit the model.
+            ConfigurationError: If more than one argument is given, or one is out of range.
         """
-        self._budget = self.config.resolve_budget(budget)
+        self._budget = choose_budget(self.config, budget, max_latency_ms, max_f1_loss, Conditions.of_torch)
 
     def _schedule(
         self, budget: Any, retention: Tensor | None, sizes: Tensor | None, skip_layers: Collection[int]
     ) -> Schedule:
         layers = self.config.dropping_layers
-        illegal = sorted(set(skip_layers) - set(range(self.config.num_hidden_layers)))
-        if illegal:
+        if illegal := sorted(set(skip_layers) - set(range(self.config.num_hidden_layers))):
             raise ConfigurationError(
                 f"skip_layers names layer {illegal[0]}, but the model has layers 0 to "
                 f"{self.config.num_hidden_layers - 1}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from optimum_qala.errors import ConfigurationError
-from optimum_qala.search.pareto import Candidate, pareto_front
+from optimum_qala.search.pareto import Candidate, pareto_front, spread
 
 
 __all__ = ["BUDGET_NAMES", "best_within_cost", "cheapest_within_loss", "choose_budgets", "select_budgets"]
@@ -81,21 +81,7 @@ def select_budgets(
         usable = usable[: usable.index(accurate) + 1]
     usable.reverse()  # now from slow to fast, as the names
     names = NAMES_BY_COUNT[min(len(usable), len(BUDGET_NAMES))]
-    return dict(zip(names, _spread(usable, len(names)), strict=True))
-
-
-def _spread(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Pick the first, the last and those between that lie nearest to even steps in cost, `count` different ones."""
-    if count < 2:
-        return list(candidates[:count])
-    first, last = candidates[0].cost, candidates[-1].cost
-    chosen = [0]
-    for number in range(1, count - 1):
-        target = first + (last - first) * number / (count - 1)
-        # Each pick leaves at least one candidate for every pick that follows.
-        free = range(chosen[-1] + 1, len(candidates) - (count - 1 - number))
-        chosen.append(min(free, key=lambda index: (abs(candidates[index].cost - target), -index)))
-    return [candidates[index] for index in (*chosen, len(candidates) - 1)]
+    return dict(zip(names, spread(usable, len(names)), strict=True))
 
 
 def choose_budgets(

@@ -1,11 +1,11 @@
-"""How the search makes new configs: seeds of uniform drop ratios, mutation and crossover, all on a grid of ratios."""
+"""How the search makes new configs: even drop ratios, mutation, merging and crossover, all on a grid of ratios."""
 
 from __future__ import annotations
 
 import random
 
 
-__all__ = ["Levels", "cross", "mutate", "uniform_path"]
+__all__ = ["Levels", "cross", "merge", "mutate", "uniform_path"]
 
 # A config inside the search: one grid level per layer that may drop, non-increasing, 1 <= level <= number of levels.
 Levels = tuple[int, ...]
@@ -65,3 +65,24 @@ def cross(first: Levels, second: Levels) -> Levels:
         Grid levels, non-increasing.
     """
     return tuple(-(-(a + b) // 2) for a, b in zip(first, second, strict=True))
+
+
+def merge(rng: random.Random, parent: Levels, num_levels: int) -> Levels:
+    """Have one layer that drops keep what enters it: its level becomes that of its left neighbour.
+
+    What it dropped is dropped by the next layer, or by none if it was the last one.
+
+    Args:
+        rng: The only source of randomness.
+        parent: Grid levels, non-increasing.
+        num_levels: Levels of the grid, what enters the first layer.
+
+    Returns:
+        Grid levels, non-increasing; the same ones where no layer drops.
+    """
+    entering = (num_levels, *parent[:-1])
+    dropping = [position for position, level in enumerate(parent) if level < entering[position]]
+    if not dropping:
+        return parent
+    position = rng.choice(dropping)
+    return (*parent[:position], entering[position], *parent[position + 1 :])

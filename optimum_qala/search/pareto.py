@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.models.length_config import LengthConfig
 
 
-__all__ = ["Candidate", "dominated_area", "pareto_front"]
+__all__ = ["Candidate", "dominated_area", "pareto_front", "spread"]
 
 
 @dataclass(frozen=True)
@@ -99,3 +99,25 @@ def dominated_area(
         height = max(height, candidate.score if candidate.score is not None else lowest_score)
     area += (highest_cost - start) * height
     return area / (highest_cost - lowest_cost)
+
+
+def spread(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """Pick the first, the last and those between that lie nearest to even steps in cost.
+
+    Args:
+        candidates: Candidates sorted by cost, either way.
+        count: How many different ones, at most as many as there are.
+
+    Returns:
+        The picked ones in their order.
+    """
+    if count < 2:
+        return list(candidates[:count])
+    first, last = candidates[0].cost, candidates[-1].cost
+    chosen = [0]
+    for number in range(1, count - 1):
+        target = first + (last - first) * number / (count - 1)
+        # Each pick leaves at least one candidate for every pick that follows.
+        free = range(chosen[-1] + 1, len(candidates) - (count - 1 - number))
+        chosen.append(min(free, key=lambda index: (abs(candidates[index].cost - target), -index)))
+    return [candidates[index] for index in (*chosen, len(candidates) - 1)]

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ _Key = tuple[tuple[float, ...], int | None]
 class _Record:
     cost: float | None = None
     score: float | None = None
+    details: dict[str, float] = field(default_factory=dict)
 
 
 def content_hash(paths: Iterable[str | Path]) -> str:
@@ -92,23 +93,36 @@ class EvaluationStore:
         """Return the stored score of a config, or None."""
         return self._records.get(_key(length_config), _Record()).score
 
-    def put(self, length_config: LengthConfig, *, cost: float | None = None, score: float | None = None) -> None:
+    def get_details(self, length_config: LengthConfig) -> dict[str, float]:
+        """Return what else was stored of a config, empty if nothing was."""
+        return dict(self._records.get(_key(length_config), _Record()).details)
+
+    def put(
+        self,
+        length_config: LengthConfig,
+        *,
+        cost: float | None = None,
+        score: float | None = None,
+        details: Mapping[str, float] | None = None,
+    ) -> None:
         """Remember a cost, a score or both; what is None stays as it is. Call `save` to write the file.
 
         Args:
             length_config: The config they belong to.
             cost: Its cost.
             score: Its score.
+            details: Further numbers that came with them, by name.
 
         Raises:
             ConfigurationError: If a number is not finite; the file could not be read again.
         """
-        for name, value in (("cost", cost), ("score", score)):
+        for name, value in (("cost", cost), ("score", score), *(details or {}).items()):
             if value is not None and not math.isfinite(value):
                 raise ConfigurationError(f"the {name} of LengthConfig {length_config} is {value}; it must be finite")
         record = self._records.setdefault(_key(length_config), _Record())
         record.cost = record.cost if cost is None else float(cost)
         record.score = record.score if score is None else float(score)
+        record.details |= details or {}
         self._is_dirty = True
 
     def save(self) -> None:
@@ -120,8 +134,7 @@ class EvaluationStore:
             "version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
             "evaluations": [
-                {**LengthConfig(*key).to_budget(), "cost": record.cost, "score": record.score}
-                for key, record in self._records.items()
+                {**LengthConfig(*key).to_budget(), **vars(record)} for key, record in self._records.items()
             ],
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,8 +168,9 @@ class EvaluationStore:
         for index, entry in enumerate(evaluations):
             try:
                 key = _key(LengthConfig(tuple(entry["retention"]), entry.get("exit_layer")))
-                record = _Record(_number(entry["cost"]), _number(entry["score"]))
-            except (LengthConfigError, KeyError, TypeError, ValueError) as error:
+                details = {str(name): float(value) for name, value in entry.get("details", {}).items()}
+                record = _Record(_number(entry["cost"]), _number(entry["score"]), details)
+            except (LengthConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
                 raise self._corrupt(f"evaluation {index}: {type(error).__name__}: {error}") from None
             if key in self._records:
                 raise self._corrupt(f"evaluation {index} repeats LengthConfig {LengthConfig(*key)}")

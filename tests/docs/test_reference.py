@@ -16,7 +16,7 @@ from optimum_qala._compat import EXTRAS, is_available
 from optimum_qala.cli import runner
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.quantization.configuration import CONFIG_NAME, IR_NAME, RETENTION_INPUT
-from optimum_qala.search.evolution import SearchOptions
+from optimum_qala.search.options import SearchOptions
 from optimum_qala.search.store import EvaluationStore
 from tests.docs.conftest import DOCS, blocks, qala
 
@@ -159,15 +159,16 @@ def test_files_of_a_trained_and_a_searched_model(finished):
 
 def test_a_search_by_latency_adds_what_the_page_says(reader, monkeypatch):
     # The tiny model gains no time, so that there would be nothing to search.
-    monkeypatch.setattr(
-        "optimum_qala.cli.search.measured_latency_cost", lambda *_, **__: lambda config: sum(config.retention)
-    )
+    monkeypatch.setattr("optimum_qala.cli.stopwatch.table_cost", lambda *_: lambda config: sum(config.retention))
     search = "optimum-cli qala search --model trained --data dev.json --output ms"
     qala(f"{search} --cost latency --max-evaluations 3", reader)
     budget = json.loads((reader / "ms" / "config.json").read_text(encoding="utf-8"))["budgets"]["full"]
     assert budget.keys() - example("budget").keys() == {"latency_ms"}
     row = page("files.md").partition("| `latency_ms` |")[2].partition("\n")[0]
     assert set(re.findall(r"`(\w+)`", row)) == set(budget["latency_ms"][0])
+    latency = json.loads((reader / "ms" / "search.json").read_text(encoding="utf-8"))["latency"]
+    section = page("files.md").partition("`latency` is null unless")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", section)) >= set(latency)
 
 
 def test_files_of_an_int8_model(finished):
@@ -199,6 +200,6 @@ def test_results_of_benchmark_evaluate_and_predict(reader):
 
 def test_store_of_a_search(tmp_path):
     store = EvaluationStore(tmp_path / "evaluations.json", {})
-    store.put(LengthConfig((1.0,)), cost=0.0, score=0.0)
+    store.put(LengthConfig((1.0,)), cost=0.0, score=0.0, details={"em": 0.0})
     store.save()
     assert json.loads((tmp_path / "evaluations.json").read_text(encoding="utf-8")) == example("evaluations.json")

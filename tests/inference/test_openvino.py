@@ -28,6 +28,7 @@ from optimum_qala.errors import (
     MissingExtraError,
     UnknownBudgetError,
 )
+from optimum_qala.models.budget_choice import cpu_name
 from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.question_answering.windows import WindowOptions
@@ -70,6 +71,25 @@ def test_logits_do_not_depend_on_batch_and_padding(model, budget):
         alone = model(**{name: tensor[row : row + 1, :length] for name, tensor in batch.items()}, budget=budget)
         torch.testing.assert_close(alone.start_logits[0], together.start_logits[row, :length], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(alone.end_logits[0], together.end_logits[row, :length], atol=1e-4, rtol=1e-4)
+
+
+def test_set_budget_by_what_was_measured(model, monkeypatch):
+    conditions = {"backend": "openvino", "cpu": cpu_name(), "batch": 1, "precision": "f32"}
+    rows = [conditions | {"threads": model.threads, "median": 4.0}, conditions | {"threads": 99, "median": 1.0}]
+    fast = {"retention": [1.0, 0.5, 0.5, 0.5], "f1": 70.0, "latency_ms": rows}
+    slow = {"retention": [1.0] * 4, "f1": 80.0, "latency_ms": [conditions | {"threads": model.threads, "median": 8.0}]}
+    monkeypatch.setattr(model.config, "budgets", {"full": slow, "fast": fast})
+    monkeypatch.setattr(model, "_budget", None)
+    model.set_budget(max_latency_ms=5)
+    assert model.budget == model.config.resolve_budget("fast")
+    model.set_budget(max_latency_ms=8)
+    assert model.budget is None
+    model.set_budget(max_f1_loss=0.2)
+    assert model.budget == model.config.resolve_budget("fast")
+    with pytest.raises(UnknownBudgetError, match="at most 2 ms on openvino and .*; measured are fast 4 ms, full 8 ms"):
+        model.set_budget(max_latency_ms=2)
+    with pytest.raises(ConfigurationError, match="give only one of budget and max_f1_loss"):
+        model.set_budget("fast", max_f1_loss=0.2)
 
 
 def test_budget_of_the_call_wins_over_set_budget(model):

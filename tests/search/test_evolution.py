@@ -11,13 +11,14 @@ from optimum_qala.errors import ConfigurationError
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.search.evolution import SearchOptions, evolve
 from optimum_qala.search.operators import uniform_path
-from optimum_qala.search.pareto import pareto_front
+from optimum_qala.search.pareto import Candidate, dominated_area, pareto_front
+from optimum_qala.search.space import SearchSpace
 from optimum_qala.search.store import EvaluationStore
 
 
 WEIGHTS = (5.0, 1.0, 3.0, 20.0)  # the last layers matter: a search that drops evenly is not the best one
 NUM_LAYERS = len(WEIGHTS)
-OPTIONS = SearchOptions(iterations=4, population_size=5, mutations=6, crossovers=4, drop_ratio_bound=0.4, seed=1)
+OPTIONS = SearchOptions(iterations=4, population_size=5, mutations=6, crossovers=4, max_evaluations=None, seed=1)
 
 
 def toy_cost(length_config):
@@ -46,40 +47,87 @@ def test_evolve_front_is_the_pareto_front_of_what_was_evaluated():
         assert candidate.score == toy_score(candidate.length_config)
 
 
+def even_candidates(options=OPTIONS):
+    """What the search would be without exits, single drops and rounds."""
+    space = SearchSpace(NUM_LAYERS, options)
+    found = [space.length_config(genome) for genome in space.even_path()]
+    return [Candidate(config, toy_cost(config), toy_score(config)) for config in found]
+
+
 def test_evolve_finds_what_even_dropping_does_not():
     result = search(dataclasses.replace(OPTIONS, iterations=30, mutations=20, crossovers=20))
-    seeds = search(dataclasses.replace(OPTIONS, iterations=0, population_size=40))
-    assert result.areas[-1] > 1.02 * seeds.areas[-1]
+    even = dominated_area(even_candidates(), result.smallest.cost, result.full.cost)
+    assert result.areas[-1] > 1.02 * even
 
 
-def test_evolve_starts_with_full_smallest_and_evenly_spaced_seeds():
-    result = search(dataclasses.replace(OPTIONS, iterations=0, step=0.01))
+def test_evolve_finds_exits_where_depth_is_cheap():
+    """A dropped token costs as much as a layer, so every exit beats whatever drops as much."""
+    options = dataclasses.replace(OPTIONS, exit_layers=(2, 3), iterations=20)
+
+    def depth_score(config):
+        return 10.0 * config.depth * min(config.retention)
+
+    result = search(options, evaluate=depth_score, cost=toy_depth_cost)
+    assert {candidate.length_config.depth for candidate in result.evaluated} == {2, 3, 4}
+    assert {candidate.length_config.depth for candidate in result.front} == {2, 3, 4}
+    assert result.smallest.length_config.exit_layer == 2
+    assert result.full.length_config.is_full
+
+
+def toy_depth_cost(config):
+    return sum(config.retention[: config.depth]) * 100
+
+
+def test_evolve_config_that_computes_the_same_is_scored_once():
+    """Ratios of layers after the exit change nothing."""
+    scored = []
+    options = dataclasses.replace(OPTIONS, exit_layers=(1, 2), iterations=20, step=0.25)
+    search(options, evaluate=lambda config: scored.append(config) or toy_score(config), cost=toy_depth_cost)
+    assert len(scored) == len(set(scored))
+    assert any(config.exit_layer for config in scored)
+
+
+def test_evolve_exits_alone_are_enough_to_search():
+    options = dataclasses.replace(OPTIONS, drop_layers=(), exit_layers=(2, 3))
+    result = search(options, cost=toy_depth_cost)
+    assert [config.depth for config in configs(result)] == [4, 2, 3]
+    assert result.stop_reason == "exhausted"
+
+
+def test_evolve_starts_with_full_smallest_simple_and_evenly_spaced_seeds():
+    result = search(dataclasses.replace(OPTIONS, iterations=0, step=0.01, population_size=12))
     assert result.full.length_config == LengthConfig.full(NUM_LAYERS)
     assert result.smallest.length_config.retention == (0.6, 0.36, 0.22, 0.13)
     assert configs(result)[:2] == [result.full.length_config, result.smallest.length_config]
-    gap = (result.full.cost - result.smallest.cost) / 6
-    assert [candidate.cost for candidate in result.evaluated[2:]] == pytest.approx(
-        [result.smallest.cost + gap * number for number in range(1, 6)], abs=3.0
+    assert [config.retention for config in configs(result)[2:6]] == [
+        (1.0, 1.0, 1.0, 0.6),
+        (1.0, 1.0, 0.6, 0.6),
+        (1.0, 1.0, 1.0, 0.36),
+        (1.0, 0.6, 0.6, 0.6),
+    ]
+    assert all(len(config.drop_layers) == 1 for config in configs(result)[2:11])
+    gap = (result.full.cost - result.smallest.cost) / 4
+    assert [candidate.cost for candidate in result.evaluated[11:]] == pytest.approx(
+        [result.smallest.cost + gap * number for number in range(1, 4)], abs=3.0
     )
 
 
-@pytest.mark.parametrize("num_layers", [1, 2, 6, 12])
-def test_evolve_seeds_span_the_range_for_any_number_of_layers(num_layers):
-    options = dataclasses.replace(OPTIONS, iterations=0, population_size=3, step=0.02)
+@pytest.mark.parametrize("num_layers", [2, 6, 12])
+def test_evolve_even_seeds_span_the_range_for_any_number_of_layers(num_layers):
+    options = dataclasses.replace(OPTIONS, iterations=0, population_size=4, step=0.02)
     result = evolve(num_layers, lambda config: config.retention[-1], toy_cost, options)
-    gap = (result.full.cost - result.smallest.cost) / 4
-    for number, candidate in enumerate(result.evaluated[2:], start=1):
-        assert candidate.cost == pytest.approx(result.smallest.cost + gap * number, abs=gap / 4)
-    assert len(result.evaluated) == 5
+    num_simple = min(3, 3 * num_layers)
+    wanted = 4 - sum(len(config.drop_layers) == 1 for config in configs(result)[2 : 2 + num_simple])
+    assert len(result.evaluated) <= 6
+    gap = (result.full.cost - result.smallest.cost) / (wanted + 1)
+    assert result.evaluated[-1].cost == pytest.approx(result.smallest.cost + gap * wanted, abs=gap / 4)
 
 
-def test_evolve_seeds_are_the_nearest_of_their_path_on_a_coarse_grid():
-    result = search(dataclasses.replace(OPTIONS, iterations=0, step=0.1))
+def test_evolve_even_seeds_are_the_nearest_of_their_path_on_a_coarse_grid():
+    result = search(dataclasses.replace(OPTIONS, iterations=0, step=0.1, population_size=1))
     path = [sum(levels) * 10 for levels in uniform_path(NUM_LAYERS, OPTIONS.drop_ratio_bound, 10)]
-    gap = (path[0] - path[-1]) / 6
-    nearest = [min(abs(cost - path[-1] - gap * number) for cost in path) for number in range(1, 6)]
-    found = [abs(c.cost - path[-1] - gap * number) for number, c in enumerate(result.evaluated[2:], start=1)]
-    assert found == pytest.approx(nearest)
+    middle = (path[0] + path[-1]) / 2
+    assert abs(result.evaluated[2].cost - middle) == pytest.approx(min(abs(cost - middle) for cost in path))
 
 
 def test_evolve_more_seeds_than_configs_scores_each_once():
@@ -87,7 +135,7 @@ def test_evolve_more_seeds_than_configs_scores_each_once():
     options = dataclasses.replace(OPTIONS, iterations=0, step=0.25, population_size=30)
     search(options, evaluate=lambda config: scored.append(config) or toy_score(config))
     path = uniform_path(NUM_LAYERS, OPTIONS.drop_ratio_bound, 4)
-    assert len(scored) == len(set(scored)) <= len(path)
+    assert len(scored) == len(set(scored)) <= len(path) + 3 * NUM_LAYERS
 
 
 def test_evolve_draws_again_until_it_has_the_children_asked_for():
@@ -109,7 +157,8 @@ def test_evolve_skips_what_costs_more_than_full_length():
 
 def test_evolve_skips_what_costs_less_than_the_smallest():
     costs = []
-    result = search(cost=lambda config: costs.append(toy_cost(config)) or costs[-1])
+    options = dataclasses.replace(OPTIONS, parent_loss=1.0, iterations=10)
+    result = search(options, cost=lambda config: costs.append(toy_cost(config)) or costs[-1])
     assert min(costs) < result.smallest.cost == min(candidate.cost for candidate in result.evaluated)
 
 
@@ -155,9 +204,12 @@ def test_evolve_same_seed_gives_same_result_and_leaves_the_global_rng_alone():
         {"mutations": 7},
         {"crossovers": 5},
         {"mutation_probability": 0.1},
+        {"merge_probability": 0.9},
+        {"parent_loss": 0.1},
         {"drop_ratio_bound": 0.3},
         {"step": 0.1},
         {"drop_layers": (1, 3)},
+        {"exit_layers": (2,)},
         {"max_evaluations": 20},
         {"seed": 2},
     ],
@@ -187,13 +239,11 @@ def test_evolve_max_evaluations_is_kept_exactly_and_reported():
     assert search().stop_reason == "iterations"
 
 
-def test_evolve_few_evaluations_still_space_the_seeds_evenly():
-    options = dataclasses.replace(OPTIONS, population_size=50, max_evaluations=5, step=0.01)
-    result = search(options)
-    gap = (result.full.cost - result.smallest.cost) / 4
-    assert [c.cost for c in result.evaluated[2:]] == pytest.approx(
-        [result.smallest.cost + gap * number for number in (1, 2, 3)], abs=3.0
-    )
+def test_evolve_few_evaluations_still_space_the_seeds():
+    result = search(dataclasses.replace(OPTIONS, population_size=50, max_evaluations=6, step=0.01))
+    gap = (result.full.cost - result.smallest.cost) / 2
+    assert len(configs(result)) == 6
+    assert result.evaluated[-1].cost == pytest.approx(result.smallest.cost + gap, abs=3.0)
 
 
 @pytest.mark.parametrize("change", [{"crossovers": 0}, {"mutations": 0}], ids=["mutations only", "crossovers only"])
@@ -328,6 +378,8 @@ def test_evolve_longer_search_reuses_a_shorter_one_and_says_so(tmp_path):
         ({"crossovers": -4}, "crossovers is -4"),
         ({"mutation_probability": 0.0}, r"mutation_probability 0 is not in \(0, 1\]"),
         ({"mutation_probability": 1.5}, r"mutation_probability 1.5 is not in"),
+        ({"merge_probability": -0.1}, r"merge_probability -0.1 is not in \[0, 1\]"),
+        ({"parent_loss": 1.1}, r"parent_loss 1.1 is not in \[0, 1\]"),
         ({"drop_ratio_bound": 0.0}, r"drop_ratio_bound 0 is not in \(0, 1\); .*nothing to search"),
         ({"drop_ratio_bound": 1.0}, r"drop_ratio_bound 1 is not in"),
         ({"step": 0.3}, "step 0.3 is not 1 divided by an integer"),
@@ -336,7 +388,7 @@ def test_evolve_longer_search_reuses_a_shorter_one_and_says_so(tmp_path):
         ({"max_evaluations": 0}, "max_evaluations is 0; the full and the smallest config alone take 2"),
         ({"iterations": 0, "population_size": 0}, "population_size is 0: there is nothing to search"),
         ({"mutations": 0, "crossovers": 0}, "4 iterations have nothing to search"),
-        ({"drop_layers": ()}, "drop_layers is empty: no layer may drop a token, there is nothing to search"),
+        ({"drop_layers": ()}, "drop_layers is empty and so is exit_layers: .* there is nothing to search"),
     ],
 )
 def test_search_options_refuse_illegal_values(change, message):
@@ -347,6 +399,8 @@ def test_search_options_refuse_illegal_values(change, message):
 def test_evolve_refuses_layers_that_the_model_lacks():
     with pytest.raises(ConfigurationError, match="drop_layers names layer 4, but the model has layers 0 to 3"):
         search(dataclasses.replace(OPTIONS, drop_layers=(0, 4)))
+    with pytest.raises(ConfigurationError, match="exit_layers names 5 layers, but the model can run 1 to 4"):
+        search(dataclasses.replace(OPTIONS, exit_layers=(2, 5)))
     with pytest.raises(ConfigurationError, match="num_layers is 0: a model without layers"):
         search(num_layers=0)
 
@@ -375,3 +429,13 @@ def test_evolve_refuses_a_cost_that_is_no_number_and_does_not_store_it(tmp_path)
     with pytest.raises(ConfigurationError, match="cost of LengthConfig 1,1,1,1 is inf"):
         search(cost=lambda config: float("inf"), store=store)
     assert not (tmp_path / "search.json").exists()
+
+
+def test_evolve_configs_that_lose_too_much_have_no_children():
+    """With a harsh limit, children cost nearly as much as full length."""
+
+    def mean_cost(parent_loss):
+        evaluated = search(dataclasses.replace(OPTIONS, parent_loss=parent_loss, iterations=20)).evaluated[7:]
+        return sum(candidate.cost for candidate in evaluated) / len(evaluated)
+
+    assert mean_cost(0.02) > 1.1 * mean_cost(1.0)

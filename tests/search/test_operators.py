@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
-from optimum_qala.search.operators import cross, mutate, uniform_path
+from optimum_qala.search.operators import cross, merge, mutate, uniform_path
 
 
 def random_levels(rng, num_layers, num_levels):
@@ -66,3 +66,21 @@ def test_uniform_path_falls_from_full_length_to_the_bound_without_repeats():
 
 def test_uniform_path_never_goes_below_the_lowest_level():
     assert uniform_path(num_dropping=6, drop_ratio_bound=0.9, num_levels=20)[-1] == (2, 1, 1, 1, 1, 1)
+
+
+def test_merge_has_one_layer_stop_dropping():
+    rng = random.Random(0)
+    children = {merge(rng, (20, 15, 15, 5), 20) for _ in range(100)}
+    assert children == {(20, 20, 15, 5), (20, 15, 15, 15)}
+    assert merge(rng, (15, 15), 20) == (20, 15)
+    assert merge(rng, (20, 20), 20) == (20, 20)
+
+
+def test_merge_stays_non_increasing_and_keeps_more():
+    rng = random.Random(0)
+    for _ in range(1_000):
+        num_layers, num_levels = rng.randint(1, 12), rng.randint(2, 64)
+        parent = random_levels(rng, num_layers, num_levels)
+        child = merge(rng, parent, num_levels)
+        assert is_legal(child, num_levels)
+        assert sum(a != b for a, b in zip(parent, child, strict=True)) <= 1

@@ -184,3 +184,24 @@ def test_content_hash_follows_content_and_not_names(tmp_path):
     assert content_hash([tmp_path / "a"]) == content_hash([str(tmp_path / "b")])
     assert content_hash([tmp_path / "a"]) != content_hash([tmp_path / "c"])
     assert content_hash([tmp_path / "a", tmp_path / "c"]) != content_hash([tmp_path / "c", tmp_path / "a"])
+
+
+def test_store_keeps_details(path):
+    store = EvaluationStore(path, FINGERPRINT)
+    store.put(CONFIG, score=7, details={"em": 3.5})
+    store.put(CONFIG, details={"other": 1})
+    store.save()
+    reloaded = EvaluationStore(path, FINGERPRINT)
+    assert reloaded.get_details(CONFIG) == {"em": 3.5, "other": 1.0}
+    assert reloaded.get_score(CONFIG) == 7
+    assert reloaded.get_details(LengthConfig((0.5, 0.25))) == {}
+    with pytest.raises(ConfigurationError, match="the em of LengthConfig 1,0.5 is nan"):
+        store.put(CONFIG, details={"em": float("nan")})
+
+
+def test_store_reads_files_without_details(path):
+    document = json.loads(saved(path).read_text())
+    for entry in document["evaluations"]:
+        del entry["details"]
+    path.write_text(json.dumps(document))
+    assert EvaluationStore(path, FINGERPRINT).get_score(CONFIG) == 0.0

@@ -32,7 +32,7 @@ def number(parser: argparse._ActionsContainer, flag: str, kind: type, help_text:
     parser.add_argument(flag, type=kind, metavar="N" if kind is int else "X", help=help_text, **options)
 
 
-def switch(parser: argparse._ActionsContainer, flag: str, dest: str, value: bool | str, help_text: str) -> None:
+def switch(parser: argparse._ActionsContainer, flag: str, dest: str, value: Any, help_text: str) -> None:
     parser.add_argument(flag, dest=dest, action="store_const", const=value, help=help_text)
 
 
@@ -62,6 +62,14 @@ def output(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 def budgets(parser: argparse.ArgumentParser, help_text: str) -> None:
     parser.add_argument("--budget", action="append", metavar="BUDGET", help=help_text)
+
+
+def measured_budget(parser: argparse.ArgumentParser, help_text: str, **options: Any) -> None:
+    """Declare `--budget` and the flags that choose one by what was measured; only one of them may be given."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--budget", metavar="BUDGET", help=help_text, **options)
+    number(group, "--max-latency-ms", float, "the most accurate budget measured at or under X ms on this machine")
+    number(group, "--max-f1-loss", float, "the cheapest budget that loses at most this share of the full F1")
 
 
 def windows(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -185,17 +193,30 @@ def layers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def evolution(parser: argparse.ArgumentParser) -> None:
+def search(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("search")
-    group.add_argument("--cost", choices=("macs", "latency"), help="what to save (default: macs)")
+    group.add_argument(
+        "--cost",
+        choices=("macs", "latency", "measured-latency"),
+        help="what to save; latency is predicted from a few measurements (default: macs)",
+    )
+    group.add_argument("--method", choices=("evolution", "optuna"), help="how to search (default: evolution)")
     number(group, "--iterations", int, "rounds of evolution (default: 30)")
     number(group, "--population-size", int, "configs to start from (default: 20)")
-    number(group, "--mutations", int, "new mutants per round (default: 30)")
-    number(group, "--crossovers", int, "new crossovers per round (default: 30)")
-    number(group, "--mutation-probability", float, "per ratio of a mutant (default: 0.5)")
+    number(group, "--mutations", int, "new mutants per round (default: 6)")
+    number(group, "--crossovers", int, "new crossovers per round (default: 4)")
+    number(group, "--mutation-probability", float, "per ratio of a mutant, and for its exit (default: 0.5)")
+    number(group, "--merge-probability", float, "that a mutant has a layer stop dropping (default: 0.3)")
+    number(group, "--parent-loss", float, "relative F1 loss beyond which a config has no children (default: 0.5)")
     number(group, "--drop-ratio-bound", float, "most that a layer drops (default: 0.4)")
     number(group, "--step", float, "grid of ratios (default: 0.05)")
-    number(group, "--max-evaluations", int, "stop after scoring this many configs")
+    number(group, "--min-exit-layer", int, "fewest layers that may run, with early span heads (default: half of them)")
+    switch(group, "--no-exits", "exit_layers", (), "always run all layers")
+    number(group, "--max-evaluations", int, "stop after scoring this many configs (default: 72)")
+    number(group, "--subset-size", int, "questions that every config is scored on (default: 256)")
+    number(group, "--subset-seed", int, "seed of their choice (default: 0)")
+    number(group, "--finalists", int, "configs that are then scored on all questions (default: 12)")
+    number(group, "--tolerance", float, "how far below the front these may be, in points of F1 (default: 1.0)")
     number(group, "--accurate-loss", float, "relative F1 loss of 'accurate' (default: 0.01)")
     number(group, "--max-loss", float, "relative F1 loss of any budget (default: 0.5)")
     number(group, "--seed", int, "seed of the search (default: 0)")

@@ -103,17 +103,19 @@ class SearchCommand(_Subcommand):
         """Declare the flags."""
         flags.describe(
             parser,
-            "Search LengthConfigs by evolution for the best F1 at every cost, and write a copy of the model whose\n"
-            "config names the chosen budgets. Use a validation split, never the data that you report on.",
+            "Search LengthConfigs, and early exits of a model with span heads for them, for the best F1 at every\n"
+            "cost, and write a copy of the model whose config names the chosen budgets. Use a validation split,\n"
+            "never the data that you report on.",
             "  optimum-cli qala search --model trained --data dev.json --output searched\n"
-            "  optimum-cli qala search --model trained --data dev.json --output searched --limit 200 --seed 1",
+            "  optimum-cli qala search --model trained --data dev.json --output searched --limit 200 --seed 1\n"
+            "  optimum-cli qala search --model int8 --data dev.json --output timed --cost latency",
         )
         flags.model(parser)
         flags.data(parser)
         flags.output(parser)
         flags.backend(parser)
         flags.batching(parser)
-        flags.evolution(parser)
+        flags.search(parser)
         flags.windows(parser)
         flags.common(parser)
 
@@ -182,7 +184,9 @@ class EvaluateCommand(_Subcommand):
             help="JSON object of question id -> answer text, or the output of predict; no model is loaded",
         )
         flags.data(parser)
-        flags.budgets(parser, f"evaluate at this budget; may be repeated (default: all): {flags.BUDGET_HELP}")
+        flags.measured_budget(
+            parser, f"evaluate at this budget; may be repeated (default: all): {flags.BUDGET_HELP}", action="append"
+        )
         flags.backend(parser)
         flags.batching(parser)
         flags.number(parser, "--pad-to", int, "pad every window to N tokens, instead of to the longest of its batch")
@@ -206,12 +210,13 @@ class PredictCommand(_Subcommand):
             "Answer questions in the order in which they come, one JSON object a line on standard output:\n"
             '{"id", "question", "answer", "score", "start", "end"}. Input is read as needed, so memory stays flat.',
             "  optimum-cli qala predict --model int8 --data questions.jsonl --budget fast > answers.jsonl\n"
+            "  optimum-cli qala predict --model int8 --data questions.jsonl --max-latency-ms 5 > answers.jsonl\n"
             '  echo \'{"question": "Who wrote it?", "context": "Ada wrote it."}\' |\n'
             "      optimum-cli qala predict --model int8 --data -",
         )
         flags.model(parser)
         flags.data(parser, f"{flags.DATA_HELP}, or - for JSONL on standard input")
-        parser.add_argument("--budget", metavar="BUDGET", help=f"{flags.BUDGET_HELP} (default: full)")
+        flags.measured_budget(parser, f"{flags.BUDGET_HELP} (default: full)")
         flags.backend(parser)
         flags.batching(parser)
         flags.number(parser, "--buffer-size", int, "questions read ahead (default: 1024)")
