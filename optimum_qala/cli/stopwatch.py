@@ -15,7 +15,7 @@ from optimum_qala.cli.outputs import write_json
 from optimum_qala.models.budget_choice import cpu_name
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.question_answering.features import Window, collate
-from optimum_qala.reporting.benchmark import sample_windows
+from optimum_qala.reporting.benchmark import describe_padding, sample_windows
 from optimum_qala.search.cost import measured_latency_cost
 from optimum_qala.search.latency import (
     CalibrationOptions,
@@ -57,15 +57,14 @@ class Stopwatch:
             "threads": loaded.threads,
             "cpu": cpu_name(),
             "precision": loaded.precision,
-            "padding": loaded.padding or "longest",
+            "padding": describe_padding(loaded.buckets),
         }
         self.report: dict[str, Any] = {}
 
     @property
     def bucket(self) -> Callable[[int], int] | None:
         """What windows are padded to, if the model runs in buckets."""
-        options = getattr(self.loaded.model, "buckets", None)
-        return None if options is None else options.bucket
+        return None if self.loaded.buckets is None else self.loaded.buckets.bucket
 
     def direct_cost(self, store: EvaluationStore) -> Callable[[LengthConfig], float]:
         """Build a cost that measures every config, in turns with full length."""

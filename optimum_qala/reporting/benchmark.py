@@ -30,6 +30,7 @@ __all__ = [
     "Candidate",
     "count_passes",
     "describe_machine",
+    "describe_padding",
     "measure",
     "sample_windows",
 ]
@@ -120,15 +121,26 @@ class Candidate:
         Returns:
             As in `BenchmarkRow`.
         """
-        if self.buckets is None:
-            return "longest" if pad_to is None else f"fixed {pad_to}"
         if pad_to is None:
-            return f"multiple of {self.buckets.length_multiple}"
-        return f"fixed {self.buckets.bucket(pad_to)}"  # a bucket may be longer than what was asked for
+            return describe_padding(self.buckets)
+        # A bucket may be longer than what was asked for.
+        return f"fixed {pad_to if self.buckets is None else self.buckets.bucket(pad_to)}"
 
     def count_macs(self, windows: Sequence[Window]) -> int | None:
         """Add up the multiply-accumulate operations of windows; None if they are not known."""
         return None if self.macs is None else sum(map(self.macs, windows))
+
+
+def describe_padding(buckets: BucketOptions | None) -> str:
+    """Say how batches of true lengths are padded when they run.
+
+    Args:
+        buckets: Buckets of the model; None if it has none.
+
+    Returns:
+        As in `BenchmarkRow`.
+    """
+    return "longest" if buckets is None else f"multiple of {buckets.length_multiple}"
 
 
 @dataclass(frozen=True)

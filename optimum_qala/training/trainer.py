@@ -260,6 +260,11 @@ class QuaLATrainer(Trainer):
             return []
         return list(range(0 if 0 in config.dropping_layers else 1, config.num_hidden_layers))
 
+    def _shortened_heads(self, length_config: LengthConfig) -> list[int]:
+        """Name the supervised heads that a sub-model goes by after it dropped tokens."""
+        dropping = [layer for layer, ratio in enumerate(length_config.retention) if ratio < 1.0]
+        return [head for head in self._supervised_heads() if dropping and dropping[0] < head < length_config.depth]
+
     def _span_head_loss(
         self, head_logits: Tensor, full_logits: tuple[Tensor, Tensor], inputs: dict[str, Any]
     ) -> Tensor:
@@ -282,9 +287,7 @@ class QuaLATrainer(Trainer):
         features = inputs
         if label_weight == 0.0:
             features = {name: value for name, value in inputs.items() if name not in _LABELS}
-        first_drop = next((layer for layer, ratio in enumerate(sub_model.length_config.retention) if ratio < 1.0), None)
-        num_layers = sub_model.length_config.exit_layer or self.model.config.num_hidden_layers
-        heads = [head for head in self._supervised_heads() if first_drop is not None and first_drop < head < num_layers]
+        heads = self._shortened_heads(sub_model.length_config)
         output = model(
             **features,
             budget=sub_model.length_config,
@@ -294,7 +297,8 @@ class QuaLATrainer(Trainer):
         loss = self._divergence(full_logits, (output.start_logits, output.end_logits), inputs)
         if label_weight > 0.0:
             loss = label_weight * output.loss + (1.0 - label_weight) * loss
-        deep_losses = [self._divergence(full_logits, output.exit_logits[head].unbind(dim=-1), inputs) for head in heads]
+        early = [output.exit_logits[head].unbind(dim=-1) for head in heads]
+        deep_losses = [self._divergence(full_logits, logits, inputs) for logits in early]
         return loss, torch.stack(deep_losses).mean() if deep_losses else None
 
     def _divergence(

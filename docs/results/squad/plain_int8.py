@@ -35,7 +35,10 @@ def main() -> None:
         num_samples=settings.num_samples,
         seed=settings.seed,
     )
-    inputs = [{name: value for name, value in sample.items() if name not in (RETENTION_INPUT, SIZES_INPUT)} for sample in samples]
+    inputs = [
+        {name: value for name, value in sample.items() if name not in (RETENTION_INPUT, SIZES_INPUT)}
+        for sample in samples
+    ]
     model.model = nncf.quantize(
         model.model,
         nncf.Dataset(inputs),
