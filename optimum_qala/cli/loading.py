@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,32 @@ class LoadedModel:
     def buckets(self) -> BucketOptions | None:
         """Options of the buckets that the model runs in, or None if it does not."""
         return getattr(self.model, "buckets", None)
+
+    def in_buckets(self, buckets: BucketOptions) -> LoadedModel:
+        """Return the same graph in buckets: loading it again could make another kind of model of a plain checkpoint.
+
+        Args:
+            buckets: Their options.
+
+        Returns:
+            The model in buckets, which shares the graph.
+
+        Raises:
+            ConfigurationError: If the model runs in torch.
+        """
+        refuse_torch(self.backend)
+        if isinstance(self.model, PlainModel):
+            from optimum_qala.inference.plain import OVBucketedModelForQuestionAnswering as bucketed
+
+            source, options = self.model.model, {}
+        else:
+            bucketed, source = type(self.model), self.model
+            options = {"quantization": source.quantization}
+        threads = {name: value for name, value in source.ov_config.items() if name == THREADS_KEY}
+        model = bucketed(
+            source.model, source.config, buckets=buckets, precision=self.precision, ov_config=threads, **options
+        )
+        return replace(self, model=model)
 
 
 def load_model(

@@ -51,6 +51,7 @@ class ModelSource:
         threads: Threads of one call; the back end's own choice by default.
         buckets: Options of the buckets to run it in, if it is to.
         loaded: The model, if it is loaded already.
+        unbucketed: The same model without buckets, whose graph it shares.
     """
 
     def __init__(
@@ -61,12 +62,15 @@ class ModelSource:
         threads: int | None = None,
         buckets: BucketOptions | None = None,
         loaded: LoadedModel | None = None,
+        unbucketed: ModelSource | None = None,
     ) -> None:
         self.path, self.backend, self.threads, self.buckets = str(path), backend, threads, buckets
-        self._loaded = loaded
+        self._loaded, self._unbucketed = loaded, unbucketed
 
     def load(self) -> LoadedModel:
         """Return the model for batches of the same shapes again and again: loaded once."""
+        if self._loaded is None and self._unbucketed is not None and self.buckets is not None:
+            self._loaded = self._unbucketed.load().in_buckets(self.buckets)
         if self._loaded is None:
             self._loaded = load_model(self.path, self.backend, threads=self.threads, buckets=self.buckets)
         return self._loaded
@@ -80,7 +84,7 @@ class ModelSource:
     def in_buckets(self, buckets: BucketOptions) -> ModelSource:
         """Return the same model in buckets."""
         refuse_torch(self.backend)
-        return ModelSource(self.path, "openvino", threads=self.threads, buckets=buckets)
+        return ModelSource(self.path, "openvino", threads=self.threads, buckets=buckets, unbucketed=self)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from optimum_qala.search.space import SearchSpace, exits_of
 from optimum_qala.search.store import EvaluationStore
 
 
-TIMED_GRAPHS = 192  # enough for every bucket at a dozen budgets
+TIMED_GRAPHS = 64  # enough for one length at every config that takes turns, so that none is compiled while timed
 METHODS = {"evolution": evolve, "optuna": optimize}
 COST_UNITS = {
     "macs": "multiply-accumulate operations per window",
@@ -59,8 +59,6 @@ _SEARCH_FLAGS = (
     "max_loss",
     "seed",
 )
-# Flags that scores of the finalists do not depend on.
-_SUBSET_FLAGS = ("subset_size", "subset_seed")
 
 
 def run(args: Namespace, console: Console) -> None:
@@ -91,7 +89,7 @@ def run(args: Namespace, console: Console) -> None:
             loaded,
             records,
             keep=load_model(args.model, "torch") if is_exported_here else loaded,
-            timed=None if cost_kind == "macs" else _load_as_served(args.model, loaded),
+            timed=None if cost_kind == "macs" else _as_served(loaded),
             store_path=work.state / "evaluations.json",
             settings=settings,
             result=work.result,
@@ -108,12 +106,9 @@ def run(args: Namespace, console: Console) -> None:
     console.result({"output": args.output, **summary}, budget_table(summary["budgets"]))
 
 
-def _load_as_served(path: str, loaded: LoadedModel) -> LoadedModel:
-    """Load the model once more to be timed: one window at a time runs fastest in buckets, many windows do not."""
-    if loaded.backend != "openvino":
-        return loaded
-    # Several budgets take turns, and none of their graphs must be compiled again while another is timed.
-    return load_model(path, "openvino", buckets=BucketOptions(max_graphs=TIMED_GRAPHS))
+def _as_served(loaded: LoadedModel) -> LoadedModel:
+    """Return the same model to be timed: one window at a time runs fastest in buckets, many windows do not."""
+    return loaded.in_buckets(BucketOptions(max_graphs=TIMED_GRAPHS)) if loaded.backend == "openvino" else loaded
 
 
 def search(
@@ -188,7 +183,7 @@ def search(
     cost: Callable[[LengthConfig], float] = macs
     if stopwatch is not None and cost_kind == "latency":
         space = SearchSpace(config.num_hidden_layers, search_options)
-        cost = stopwatch.table_cost(store_path.with_name("latency.json"), space)
+        cost = stopwatch.table_cost(store_path.with_name("latency.json"), space, store)
     elif stopwatch is not None:
         cost = stopwatch.direct_cost(store)
     with console.progress(search_options.evaluation_limit, "search", "config") as bar:
@@ -200,8 +195,7 @@ def search(
         found = METHODS[method](config.num_hidden_layers, scorer(subset, store), cost, search_options, store, show)
     finals, full = found.evaluated, found.full
     if len(subset) < len(records):
-        shared = {name: value for name, value in fingerprint.items() if name not in _SUBSET_FLAGS}
-        store = EvaluationStore(store_path.with_name("finalists.json"), shared)
+        store = EvaluationStore(store_path.with_name("finalists.json"), fingerprint)
         max_loss = {name: value for name, value in (losses or {}).items() if name == "max_loss"}
         chosen = choose_finalists(found.evaluated, found.full, finalist_options, **max_loss)
         full, *others = _score_again([found.full, *chosen], scorer(records, store), store, console)

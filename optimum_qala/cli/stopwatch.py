@@ -30,10 +30,9 @@ from optimum_qala.search.space import SearchSpace
 from optimum_qala.search.store import EvaluationStore
 
 
-# Windows that a direct measurement runs over: enough to span the lengths, few enough for many configs.
+# Windows that a measurement runs over, and a prediction too, so that both can be compared: enough to span the lengths,
+# few enough for many configs.
 TIMED_WINDOWS = 32
-# Windows over which the table's prediction is averaged.
-PREDICTED_WINDOWS = 128
 REPEATS, WARMUP = 7, 1
 # Beyond this relative error of the table the user is told.
 LARGEST_ERROR = 0.1
@@ -81,13 +80,14 @@ class Stopwatch:
         )
 
     def table_cost(
-        self, file: Path, space: SearchSpace, options: CalibrationOptions | None = None
+        self, file: Path, space: SearchSpace, store: EvaluationStore, options: CalibrationOptions | None = None
     ) -> Callable[[LengthConfig], float]:
         """Build a cost that predicts, from a table that is measured now or was by an interrupted search.
 
         Args:
             file: Keeps the table, so that a resumed search goes on with the same costs.
             space: What is searched.
+            store: Costs of another table, which it must not keep.
             options: What is timed for the table.
 
         Returns:
@@ -96,7 +96,12 @@ class Stopwatch:
         options, config = options or CalibrationOptions(), self.loaded.model.config
         if file.is_file():
             self.report = json.loads(file.read_text(encoding="utf-8"))
-        if self.report.get("conditions") != self.conditions:  # none yet, or what was measured elsewhere
+        searched = {"drop_layers": list(space.drop_layers), "depths": list(space.depths)}
+        searched["drop_ratio_bound"] = space.options.drop_ratio_bound
+        made_for = {"conditions": self.conditions, "searched": searched}
+        # None yet, or one that was measured elsewhere or fitted to other configs than may follow.
+        if any(self.report.get(name) != value for name, value in made_for.items()):
+            store.forget_costs()
             windows = sample_windows(self.windows, options.windows)
             with self.console.progress(len(windows), "measure", "length") as bar:
                 table, found = calibrate(
@@ -108,10 +113,10 @@ class Stopwatch:
                     bucket=self.bucket,
                     progress=bar.update,
                 )
-            self.report = {"conditions": self.conditions, "factors": dict(table.factors), **found}
+            self.report = {**made_for, "factors": dict(table.factors), **found}
             write_json(file, self.report)
         self._warn("configs that it was not fitted to", self.report)
-        sizes = _sizes(sample_windows(self.windows, PREDICTED_WINDOWS))
+        sizes = _sizes(sample_windows(self.windows, TIMED_WINDOWS))
         return table_cost(LatencyTable(self.report["factors"]), sizes, config, self.bucket)
 
     def measure(self, length_configs: Sequence[LengthConfig]) -> list[float]:

@@ -86,6 +86,11 @@ class BucketOptions:
             raise ConfigurationError(f"buckets {value!r} are neither BucketOptions nor True or False")
         return value
 
+    @property
+    def padding(self) -> str:
+        """How sequences are padded, in words."""
+        return f"multiple of {self.length_multiple}"
+
     def bucket(self, length: int) -> int:
         """Choose the bucket of a sequence.
 

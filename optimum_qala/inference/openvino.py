@@ -27,7 +27,7 @@ from optimum_qala.inference.graph import (
     retention_of,
 )
 from optimum_qala.inference.sizes import find_idle_selections, plan_sizes, round_sizes
-from optimum_qala.models.budget_choice import Conditions, choose_budget
+from optimum_qala.models.budget_choice import UNPADDED, Conditions, choose_budget
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.conversion import HUB_ARGUMENTS
 from optimum_qala.models.length_config import LengthConfig
@@ -116,7 +116,8 @@ class OVQuaLAMiniLMForQuestionAnswering(OVSpanModel):
         """
 
         def here() -> Conditions:
-            return Conditions.here("openvino", self.threads, self.precision)  # asking for threads compiles a graph
+            padding = UNPADDED if self.buckets is None else self.buckets.padding
+            return Conditions.here("openvino", self.threads, self.precision, padding)  # threads compile a graph
 
         self._budget = choose_budget(self.config, budget, max_latency_ms, max_f1_loss, here)
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from .configuration_quala_minilm import FULL_BUDGET, QuaLAMiniLMConfig
 from .errors import ConfigurationError, UnknownBudgetError
 from .length_config import LengthConfig
+
+
+logger = logging.get_logger(__name__)
+
+UNPADDED = "longest"  # batches are padded to their longest sequence, so a single one is not padded at all
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class Conditions:
         threads: Threads of one call, if known.
         precision: What float operations run in, if known.
         batch: Windows of one call.
+        padding: How sequences are padded: "longest", or "multiple of N" in shape buckets.
     """
 
     backend: str
@@ -30,11 +38,14 @@ class Conditions:
     threads: int | None = None
     precision: str | None = None
     batch: int = 1
+    padding: str = UNPADDED
 
     @classmethod
-    def here(cls, backend: str, threads: int | None = None, precision: str | None = None) -> Conditions:
+    def here(
+        cls, backend: str, threads: int | None = None, precision: str | None = None, padding: str = UNPADDED
+    ) -> Conditions:
         """Describe this machine."""
-        return cls(backend, cpu_name(), threads, precision)
+        return cls(backend, cpu_name(), threads, precision, padding=padding)
 
     @classmethod
     def of_torch(cls) -> Conditions:
@@ -44,14 +55,15 @@ class Conditions:
 
 def cpu_name() -> str:
     """Return the name of this machine's CPU."""
-    return str(torch.cpu.get_capabilities()["cpu_name"])
+    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine())
 
 
 def matching_latencies(budgets: Mapping[str, Mapping[str, Any]], conditions: Conditions) -> dict[str, float]:
     """Find the latencies that hold under some conditions.
 
-    Back end and CPU must be the same. Where some of the rows have the same batch size, threads or precision too, in
-    this order, the others are left out, for all budgets alike.
+    Back end and CPU must be the same. Where some of the rows have the same padding, batch size, threads or precision
+    too, in this order, the others are left out, for all budgets alike. Where none has, a warning says so, for the
+    model may be slower than it was there.
 
     Args:
         budgets: The `budgets` of a config; their `latency_ms` is a list of rows.
@@ -66,8 +78,15 @@ def matching_latencies(budgets: Mapping[str, Mapping[str, Any]], conditions: Con
         for row in budget.get("latency_ms") or ()
         if (row.get("backend"), row.get("cpu")) == (conditions.backend, conditions.cpu) and "median" in row
     ]
-    for field in ("batch", "threads", "precision"):
-        same = [(name, row) for name, row in rows if row.get(field) == getattr(conditions, field)]
+    for field in ("padding", "batch", "threads", "precision"):
+        wanted = getattr(conditions, field)
+        same = [(name, row) for name, row in rows if row.get(field) == wanted]
+        others = sorted({str(row[field]) for _, row in rows if row.get(field) is not None})
+        if others and wanted is not None and not same:
+            hint = "; load it with buckets=True" if field == "padding" and wanted == UNPADDED else ""
+            logger.warning(
+                f"latencies were measured with {field} {' or '.join(others)}, but this model runs with {wanted}{hint}"
+            )
         rows = same or rows
     return {name: float(row["median"]) for name, row in rows}
 
@@ -128,8 +147,7 @@ def cheapest_accurate(budgets: Mapping[str, Mapping[str, Any]], max_f1_loss: flo
         UnknownBudgetError: If the F1 of full length is not known, or neither latencies nor operations of all that are
             accurate enough.
     """
-    if not 0.0 <= max_f1_loss < 1.0:
-        raise ConfigurationError(f"max_f1_loss {max_f1_loss:g} is not in [0, 1); 0.01 accepts 99 % of the full F1")
+    check_loss(max_f1_loss)
     full_f1 = budgets.get(FULL_BUDGET, {}).get("f1")
     if full_f1 is None:
         raise UnknownBudgetError(
@@ -150,6 +168,19 @@ def cheapest_accurate(budgets: Mapping[str, Mapping[str, Any]], max_f1_loss: flo
             "by name"
         )
     return min(accurate, key=lambda name: (costs[name], -budgets[name]["f1"]))
+
+
+def check_loss(max_f1_loss: float) -> None:
+    """Raise unless a loss is a share.
+
+    Args:
+        max_f1_loss: The loss relative to the F1 of full length.
+
+    Raises:
+        ConfigurationError: If it is out of range.
+    """
+    if not 0.0 <= max_f1_loss < 1.0:
+        raise ConfigurationError(f"max_f1_loss {max_f1_loss:g} is not in [0, 1); 0.01 accepts 99 % of the full F1")
 
 
 def choose_budget(
@@ -183,6 +214,7 @@ def choose_budget(
     if max_latency_ms is not None:
         budget = fastest_enough(config.budgets or {}, max_latency_ms, conditions())
     if max_f1_loss is not None:
+        check_loss(max_f1_loss)  # before the conditions, for which a graph may have to be compiled
         budget = cheapest_accurate(config.budgets or {}, max_f1_loss, conditions())
     return config.resolve_budget(budget)
 
@@ -192,6 +224,7 @@ def _by_value(item: tuple[str, float]) -> float:
 
 
 __all__ = [
+    "UNPADDED",
     "Conditions",
     "cheapest_accurate",
     "choose_budget",

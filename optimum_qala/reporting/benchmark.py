@@ -19,6 +19,7 @@ import torch
 
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.inference.bucket_options import BucketOptions
+from optimum_qala.models.budget_choice import UNPADDED, cpu_name
 from optimum_qala.quantization.cpu import read_cpu_flags
 from optimum_qala.question_answering.features import collate
 from optimum_qala.question_answering.windows import Window
@@ -140,7 +141,7 @@ def describe_padding(buckets: BucketOptions | None) -> str:
     Returns:
         As in `BenchmarkRow`.
     """
-    return "longest" if buckets is None else f"multiple of {buckets.length_multiple}"
+    return UNPADDED if buckets is None else buckets.padding
 
 
 @dataclass(frozen=True)
@@ -352,7 +353,7 @@ def describe_machine() -> dict[str, Any]:
     """
     flags = read_cpu_flags()
     return {
-        "cpu": torch.cpu.get_capabilities()["cpu_name"],
+        "cpu": cpu_name(),
         "flags": [name for name in REPORTED_FLAGS if flags.get(name)],
         "torch_threads": torch.get_num_threads(),
         "system": platform.platform(),

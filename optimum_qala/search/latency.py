@@ -227,6 +227,7 @@ def time_in_turns(
 ) -> NDArray[np.float64]:
     """Time configs in turns on one window after the other, so that slow moments of the machine hit all alike.
 
+    Turns are in random order, seeded, so that none always comes after the same other one, whose data fill the caches.
     Only the graphs of one window's length are needed at a time.
 
     Args:
@@ -242,10 +243,13 @@ def time_in_turns(
         Median milliseconds. *Shape:* `(num_configs, num_windows)`
     """
     medians = np.zeros((len(length_configs), num_windows))
+    rng = random.Random(0)
     for window in range(num_windows):
         times: list[list[float]] = [[] for _ in length_configs]
+        turns = list(zip(times, length_configs, strict=True))
         for number in range(warmup + repeats):
-            for own_times, length_config in zip(times, length_configs, strict=True):
+            rng.shuffle(turns)
+            for own_times, length_config in turns:
                 start = clock()
                 run(length_config, window)
                 if number >= warmup:
@@ -293,9 +297,14 @@ def calibrate(
         raise ConfigurationError(
             f"a latency table needs at least 4 configs to time, but the search has only {len(configs)}; search by MACs"
         )
+    fitted = len(configs) - num_held_out
+    if fitted * len(sizes) < len(FEATURES):
+        raise ConfigurationError(
+            f"{fitted} configs on {len(sizes)} windows are {fitted * len(sizes)} timings, too few for the "
+            f"{len(FEATURES)} factors of a latency table; give more questions, or search by MACs"
+        )
     features = np.array([[window_features(config, one, size, bucket) for size in sizes] for one in configs])
     times = time_in_turns(run, configs, len(sizes), options.repeats, options.warmup, clock, progress)
-    fitted = len(configs) - num_held_out
     table = fit_non_negative(features[:fitted].reshape(-1, len(FEATURES)), times[:fitted].reshape(-1))
     rows = [
         compare(one, float(table.predict(own).mean()), float(measured.mean()))

@@ -125,6 +125,12 @@ class EvaluationStore:
         record.details |= details or {}
         self._is_dirty = True
 
+    def forget_costs(self) -> None:
+        """Drop every cost, where they come from elsewhere than those that follow; scores stay."""
+        for record in self._records.values():
+            self._is_dirty |= record.cost is not None
+            record.cost = None
+
     def save(self) -> None:
         """Write the file if something changed since it was last written or read."""
         if not self._is_dirty:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from optimum.commands.optimum_cli import main
+from transformers import BertConfig, BertForQuestionAnswering
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,3 +125,15 @@ def tiny_folder(tmp_path_factory, _tiny_model, tiny_tokenizer) -> Path:
     }
     (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory, tiny_tokenizer):
+    """A plain torch checkpoint."""
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(vocab_size=200, max_position_embeddings=128, initializer_range=0.3, **sizes)
+    folder = tmp_path_factory.mktemp("plain")
+    BertForQuestionAnswering(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder

@@ -186,18 +186,6 @@ class TestDepths:
         assert "depth 4 is not from 1 to 3, fewer than the 4 layers of" in outcome.error
 
 
-@pytest.fixture(scope="session")
-def plain(tmp_path_factory, tiny_tokenizer):
-    """A plain torch checkpoint."""
-    torch.manual_seed(1)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = BertConfig(vocab_size=200, max_position_embeddings=128, initializer_range=0.3, **sizes)
-    folder = tmp_path_factory.mktemp("plain")
-    BertForQuestionAnswering(config).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
-
-
 @needs_openvino
 class TestPlainPeers:
     """Models that are made on the way: plain ones as optimum-intel makes them, and BERT-base."""

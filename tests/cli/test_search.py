@@ -330,6 +330,20 @@ def test_latency_table_of_other_conditions_is_measured_anew(search, timed, monke
     assert json.loads((state / "latency.json").read_text())["conditions"]["threads"] == 3
 
 
+def test_latency_table_fitted_to_other_configs_is_measured_anew(search, timed, monkeypatch, tmp_path):
+    monkeypatch.setattr(search_module, "choose_budgets", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert search("--cost", "latency")[0].code == 130
+    state = tmp_path / "searched.partial" / "state"
+    evaluations = json.loads((state / "evaluations.json").read_text())["evaluations"]
+    timed.clear()
+    assert search("--cost", "latency", "--drop-ratio-bound", 0.6)[0].code == 130
+    assert timed
+    assert json.loads((state / "latency.json").read_text())["searched"]["drop_ratio_bound"] == 0.6
+    again = json.loads((state / "evaluations.json").read_text())["evaluations"]
+    scores = {tuple(one["retention"]): one["score"] for one in again}
+    assert all(scores[tuple(one["retention"])] == one["score"] for one in evaluations if one["score"] is not None)
+
+
 def test_latency_is_measured_on_windows_of_all_lengths(qala, tiny_folder, tmp_path, monkeypatch, timed):
     questions = [
         {"id": str(count), "question": "where ?", "context": "paris " + "the old tower " * count, "answer": "paris"}
@@ -384,6 +398,25 @@ def test_openvino_is_timed_in_buckets(search, monkeypatch):
     assert (row["backend"], row["padding"]) == ("openvino", "multiple of 32")
     report = json.loads((folder / "search.json").read_text())["latency"]
     assert all(one["measured_ms"] > 0 for one in report["held_out"])
+
+
+@pytest.mark.skipif(not is_available("openvino"), reason="the openvino extra is absent")
+def test_plain_checkpoint_is_timed_as_the_model_that_is_searched(qala, plain, tiny_data, tmp_path):
+    """In buckets a plain checkpoint would otherwise load as a plain model, which takes no budgets."""
+    flags = ("--cost", "measured-latency", "--backend", "openvino", "--max-evaluations", 2, "--no-exits")
+    arguments = ("--model", plain, "--data", tiny_data, "--output", tmp_path / "out")
+    outcome = qala("search", *arguments, *flags, "--json")
+    if outcome.code:
+        assert "dropping tokens saves nothing here" in outcome.error
+        return
+    (row,) = outcome.json["budgets"]["full"]["latency_ms"]
+    assert row["padding"] == "multiple of 32"
+
+
+def test_no_exits_and_the_least_of_them_exclude_each_other(search):
+    outcome, _ = search("--no-exits", "--min-exit-layer", 2)
+    assert outcome.code == 2
+    assert "not allowed with argument" in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,36 @@ def test_latencies_match_threads_precision_and_batch_where_there_are_any():
     assert matching_latencies(mixed, Conditions("openvino", "Brisk", 2, "f32", batch=32)) == {"a": 1.0}
 
 
+@pytest.mark.parametrize(
+    ("here", "message"),
+    [
+        (
+            Conditions("openvino", "Brisk", 2, "f32"),
+            "measured with padding multiple of 32, but this model runs with longest; load it with buckets=True",
+        ),
+        (
+            Conditions("openvino", "Brisk", 16, "f32", padding="multiple of 32"),
+            "measured with threads 2, but this model runs with 16",
+        ),
+        (Conditions("openvino", "Brisk", 2, "f32", padding="multiple of 32"), None),
+    ],
+)
+def test_latencies_of_other_conditions_are_warned_of(monkeypatch, here, message):
+    warnings: list[str] = []
+    monkeypatch.setattr("optimum_qala.models.budget_choice.logger.warning", warnings.append)
+    budgets = {"full": budget(80.0, 400, row(8.0, padding="multiple of 32"))}
+    assert matching_latencies(budgets, here) == {"full": 8.0}
+    assert len(warnings) == (message is not None)
+    assert message is None or message in warnings[0]
+
+
+def test_latencies_match_padding_where_there_is_any():
+    one = budget(80.0, 400, row(8.0, padding="multiple of 32"), row(9.0, padding="longest"))
+    assert matching_latencies({"full": one}, HERE) == {"full": 9.0}
+    in_buckets = Conditions("openvino", "Brisk", 2, "f32", padding="multiple of 32")
+    assert matching_latencies({"full": one}, in_buckets) == {"full": 8.0}
+
+
 def test_latencies_pass_over_rows_of_another_form():
     assert matching_latencies({"a": budget(1.0, 1, {"backend": "openvino", "cpu": "Brisk", "p50": 3})}, HERE) == {}
     assert matching_latencies({"a": {"retention": [1.0]}, "b": {"retention": [1.0], "latency_ms": None}}, HERE) == {}

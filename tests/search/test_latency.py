@@ -256,3 +256,9 @@ def test_calibrate_refuses_a_space_without_a_config_to_spare():
 def test_calibration_options_refuse_illegal_values(change, message):
     with pytest.raises(ConfigurationError, match=message):
         CalibrationOptions(**change)
+
+
+def test_calibrate_refuses_too_few_timings():
+    message = "12 configs on 0 windows are 0 timings, too few for the 8 factors of a latency table; give more"
+    with pytest.raises(ConfigurationError, match=message):
+        calibrate(lambda *_: None, [], tiny_config(), SPACE)

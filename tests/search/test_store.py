@@ -45,6 +45,14 @@ def test_store_put_keeps_what_is_not_given(path):
     assert (store.get_cost(CONFIG), store.get_score(CONFIG)) == (3.0, 7.0)
 
 
+def test_store_forgets_costs_and_keeps_scores(path):
+    store = EvaluationStore(saved(path), FINGERPRINT)
+    store.forget_costs()
+    store.save()
+    reloaded = EvaluationStore(path, FINGERPRINT)
+    assert (reloaded.get_cost(CONFIG), reloaded.get_score(CONFIG)) == (None, 0.0)
+
+
 def test_store_key_ignores_float_noise_and_tells_neighbours_apart(path):
     store = EvaluationStore(path, FINGERPRINT)
     store.put(LengthConfig((1.0, 0.1 + 0.2)), score=7)
