@@ -413,6 +413,23 @@ def test_plain_checkpoint_is_timed_as_the_model_that_is_searched(qala, plain, ti
     assert row["padding"] == "multiple of 32"
 
 
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_plain_checkpoint_is_searched_without_training(qala, plain, tiny_data, tmp_path, monkeypatch, backend):
+    """As Dynamic-TinyBERT does, by latency and with Bayesian optimisation."""
+    if backend == "openvino" and not is_available("openvino"):
+        pytest.skip("the openvino extra is absent")
+    pytest.importorskip("optuna")
+    # The tiny model gains no time, so that there would be nothing to search.
+    monkeypatch.setattr(stopwatch_module, "table_cost", lambda *_: lambda config: sum(config.retention))
+    arguments = ("--model", plain, "--data", tiny_data, "--output", tmp_path / "out", "--backend", backend)
+    limits = ("--max-evaluations", 8, "--population-size", 4)
+    budgets = qala("search", *arguments, *limits, "--method", "optuna", "--cost", "latency", "--json").json["budgets"]
+    assert budgets["fast"]["latency_ms"][0]["backend"] == backend
+    found = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out")
+    assert isinstance(found, QuaLAMiniLMForQuestionAnswering)
+    assert found.config.budgets == budgets
+
+
 def test_no_exits_and_the_least_of_them_exclude_each_other(search):
     outcome, _ = search("--no-exits", "--min-exit-layer", 2)
     assert outcome.code == 2
