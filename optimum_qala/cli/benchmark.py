@@ -62,8 +62,8 @@ COLUMNS = (
     "gmacs_per_s",
     "size_mb",
 )
-# Graphs that a model in buckets keeps while it is timed, about 40 MB each for MiniLM-L6: what is dropped would be compiled
-# again within a measurement, and half a dozen budgets have up to a dozen lengths each.
+# Graphs that a model in buckets keeps while it is timed, about 40 MB each for MiniLM-L6: what is dropped would be
+# compiled again within a measurement, and half a dozen budgets have up to a dozen lengths each.
 TIMED_GRAPHS = 96
 # Flags that time bulk prediction, by what they set.
 BULK_FLAGS = {"bulk": "--bulk", "bulk_windows": "--bulk-windows", "bulk_repeats": "--bulk-repeats"}
