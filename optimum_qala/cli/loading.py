@@ -90,13 +90,12 @@ class LoadedModel:
             ConfigurationError: If the model runs in torch.
         """
         refuse_torch(self.backend)
-        if isinstance(self.model, PlainModel):
-            from optimum_qala.inference.plain import OVBucketedModelForQuestionAnswering as bucketed
+        from optimum_qala.inference.plain import OVBucketedModelForQuestionAnswering
 
-            source, options = self.model.model, {}
-        else:
-            bucketed, source = type(self.model), self.model
-            options = {"quantization": source.quantization}
+        is_plain = isinstance(self.model, PlainModel)
+        source = self.model.model if is_plain else self.model
+        bucketed = OVBucketedModelForQuestionAnswering if is_plain else type(source)
+        options = {} if is_plain else {"quantization": source.quantization}
         threads = {name: value for name, value in source.ov_config.items() if name == THREADS_KEY}
         model = bucketed(
             source.model, source.config, buckets=buckets, precision=self.precision, ov_config=threads, **options

@@ -96,8 +96,11 @@ class Stopwatch:
         options, config = options or CalibrationOptions(), self.loaded.model.config
         if file.is_file():
             self.report = json.loads(file.read_text(encoding="utf-8"))
-        searched = {"drop_layers": list(space.drop_layers), "depths": list(space.depths)}
-        searched["drop_ratio_bound"] = space.options.drop_ratio_bound
+        searched = {
+            "drop_layers": list(space.drop_layers),
+            "depths": list(space.depths),
+            "drop_ratio_bound": space.options.drop_ratio_bound,
+        }
         made_for = {"conditions": self.conditions, "searched": searched}
         # None yet, or one that was measured elsewhere or fitted to other configs than may follow.
         if any(self.report.get(name) != value for name, value in made_for.items()):
