@@ -49,13 +49,12 @@ class Scorer:
         self._costs: dict[Genome, float] = {}
         self._num_reused = 0
         self.highest_cost = self.cost_of(space.full)
-        # Choosing tokens takes time too, so that a config which drops in fewer layers may be the cheapest.
-        self.lowest_cost = min(self.cost_of(one) for one in (space.smallest, *space.simple_configs()))
+        self.lowest_cost = self.cost_of(space.smallest)
         if self.lowest_cost >= self.highest_cost:
             raise ConfigurationError(
-                f"nothing to search: full length costs {self.highest_cost:g}, and neither the smallest config, "
-                f"{space.length_config(space.smallest)}, nor one that drops in a single layer costs less, so dropping "
-                "tokens saves nothing here; raise drop_ratio_bound, drop in fewer layers, or search by MACs"
+                f"nothing to search: the smallest config, {space.length_config(space.smallest)}, costs "
+                f"{self.lowest_cost:g} and full length {self.highest_cost:g}, so dropping tokens saves nothing here; "
+                "raise drop_ratio_bound, drop in fewer layers, or search by MACs"
             )
 
     @property
