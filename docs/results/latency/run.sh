@@ -27,10 +27,10 @@ cp "$work/int8/search.json" "$raw/search.json"
 optimum-cli qala evaluate --model "$work/int8" --data "$test" --json > "$raw/int8-dev.json"
 optimum-cli qala evaluate --model "$work/trained" --backend openvino --data "$test" --budget full --json \
     > "$raw/fp32-dev.json"
-optimum-cli qala benchmark --model "$work/int8" --data "$test" --limit 1000 --plain "$plain" \
-    --calibration-data "$data/train.json" --depths 5 4 3 --budget full --budget accurate \
-    --budget 1,1,1,1,0.1,0.1@5 --budget balanced --budget fast --budget fastest --bert-base --buckets \
-    --length-multiple 8 --max-graphs 256 --bulk --bulk-windows 1000 --pad-to 384 --num-windows 48 --slow-batches 4 \
+optimum-cli qala benchmark --model "$work/int8" --data "$test" --limit 600 --plain "$plain" \
+    --calibration-data "$data/train.json" --calibration-samples 100 --depths 5 4 3 --budget full --budget accurate \
+    --budget 1,1,1,1,0.1,0.1@5 --budget balanced --budget fastest --bert-base --buckets --length-multiple 16 \
+    --max-graphs 130 --bulk --bulk-windows 300 --pad-to 384 --num-windows 32 --repeats 4 --slow-batches 3 \
     --output "$work/benchmark"
 cp "$work/benchmark/results.json" "$raw/benchmark.json"
 cp "$work/benchmark/results.md" "$here/benchmark.md"
