@@ -266,7 +266,7 @@ def _run_model(
 def plan_batches(
     model: Any,
     windows: Sequence[Window],
-    batch_size: int = 32,
+    batch_size: int,
     pad_to_multiple_of: int | None = None,
     pad_to_length: int | None = None,
 ) -> Iterator[Sequence[int]]:

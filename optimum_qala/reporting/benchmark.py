@@ -113,6 +113,12 @@ class Candidate:
     is_slow: bool = False
     macs: Callable[[Window], int] | None = None
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What every row says of its candidate, by the names of its fields."""
+        names = ("name", "kind", "budget", "backend", "arithmetic", "precision", "threads")
+        return {name: getattr(self, name) for name in names}
+
     def padding(self, pad_to: int | None) -> str:
         """Say how what it is given is padded when it runs.
 
@@ -308,13 +314,7 @@ def _rows(
         group_macs = [candidate.count_macs(group) for group in groups]
         macs = [count for count in group_macs if count is not None]
         yield BenchmarkRow(
-            name=candidate.name,
-            kind=candidate.kind,
-            budget=candidate.budget,
-            backend=candidate.backend,
-            arithmetic=candidate.arithmetic,
-            precision=candidate.precision,
-            threads=candidate.threads,
+            **candidate.identity,
             batch_size=batch_size,
             padding=candidate.padding(pad_to),
             pad_to=pad_to,

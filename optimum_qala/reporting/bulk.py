@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import statistics
 import time
@@ -14,7 +15,7 @@ import torch
 
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.question_answering.features import collate
-from optimum_qala.question_answering.predictor import plan_batches
+from optimum_qala.question_answering.predictor import plan_batches, predict
 from optimum_qala.question_answering.windows import Window
 from optimum_qala.reporting.benchmark import Candidate, sample_windows
 
@@ -22,8 +23,9 @@ from optimum_qala.reporting.benchmark import Candidate, sample_windows
 __all__ = ["BulkOptions", "BulkRow", "count_bulk_turns", "measure_bulk"]
 
 # What `predict` reads ahead, and the windows of its batches.
-BUFFERED_RECORDS = 1024
-BATCH_SIZE = 32
+_PREDICT = inspect.signature(predict).parameters
+BUFFERED_RECORDS: int = _PREDICT["buffer_size"].default
+BATCH_SIZE: int = _PREDICT["batch_size"].default
 
 
 @dataclass(frozen=True)
@@ -172,13 +174,7 @@ def _rows(
         own = seconds[candidate.name]
         macs = candidate.count_macs(windows)
         yield BulkRow(
-            name=candidate.name,
-            kind=candidate.kind,
-            budget=candidate.budget,
-            backend=candidate.backend,
-            arithmetic=candidate.arithmetic,
-            precision=candidate.precision,
-            threads=candidate.threads,
+            **candidate.identity,
             batching=f"{BATCH_SIZE} windows" if candidate.buckets is None else "filled by tokens",
             num_windows=len(windows),
             median_ms=1000.0 * statistics.median(own) / len(windows),

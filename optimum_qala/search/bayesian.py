@@ -17,7 +17,7 @@ from typing import Any
 from optimum_qala._compat import require
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.search.options import SearchOptions, SearchProgress, SearchResult
-from optimum_qala.search.scoring import Scorer
+from optimum_qala.search.scoring import Scorer, open_scorer
 from optimum_qala.search.space import Genome, SearchSpace
 from optimum_qala.search.store import EvaluationStore
 
@@ -57,21 +57,15 @@ def optimize(
         ConfigurationError: As `evolve`.
     """
     require("optuna", "--method optuna")
-    space = SearchSpace(num_layers, options)
-    try:
-        scorer = Scorer(space, evaluate, cost, store, progress)
-        scorer.score(scorer.seeds())
-        scorer.areas.append(scorer.area)
+    with open_scorer(SearchSpace(num_layers, options), evaluate, cost, store, progress) as scorer:
         with _quiet_optuna() as optuna:
-            stop_reason = _run_trials(optuna, scorer, space)
+            stop_reason = _run_trials(optuna, scorer)
         scorer.areas.append(scorer.area)
         return scorer.result(stop_reason)
-    finally:
-        if store is not None:
-            store.save()  # costs measured since the last score
 
 
-def _run_trials(optuna: Any, scorer: Scorer, space: SearchSpace) -> str:
+def _run_trials(optuna: Any, scorer: Scorer) -> str:
+    space = scorer.space
     sampler = optuna.samplers.TPESampler(seed=space.options.seed)
     study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
     distributions = {
@@ -81,7 +75,7 @@ def _run_trials(optuna: Any, scorer: Scorer, space: SearchSpace) -> str:
     if len(space.depths) > 1:
         distributions["depth"] = optuna.distributions.CategoricalDistribution(space.depths)
     for genome in scorer.scored:
-        _tell(optuna, study, distributions, genome, scorer, space)
+        _tell(optuna, study, distributions, genome, scorer)
     rng = random.Random(space.options.seed)
     scorer.iteration = 1
     while len(scorer.scored) < space.options.evaluation_limit:
@@ -96,15 +90,13 @@ def _run_trials(optuna: Any, scorer: Scorer, space: SearchSpace) -> str:
         else:
             return "exhausted"
         scorer.score([genome])
-        _tell(optuna, study, distributions, genome, scorer, space)
+        _tell(optuna, study, distributions, genome, scorer)
     return "iterations"
 
 
-def _tell(
-    optuna: Any, study: Any, distributions: dict[str, Any], genome: Genome, scorer: Scorer, space: SearchSpace
-) -> None:
+def _tell(optuna: Any, study: Any, distributions: dict[str, Any], genome: Genome, scorer: Scorer) -> None:
     values = [scorer.scored[genome].cost, scorer.scored[genome].score]
-    params = _to_params(genome, space)
+    params = _to_params(genome, scorer.space)
     study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, values=values))
 
 

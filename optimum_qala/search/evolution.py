@@ -11,11 +11,11 @@ one is not scored.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.search.options import SearchOptions, SearchProgress, SearchResult
-from optimum_qala.search.scoring import Scorer
+from optimum_qala.search.scoring import Scorer, open_scorer
 from optimum_qala.search.space import Genome, SearchSpace
 from optimum_qala.search.store import EvaluationStore
 
@@ -57,31 +57,21 @@ def evolve(
             because the smallest config on the grid is the full one or costs no less, or if a cost or a score is not a
             finite number.
     """
-    space = SearchSpace(num_layers, options)
-    try:
-        scorer = Scorer(space, evaluate, cost, store, progress)
-        return _evolve(scorer, space, options)
-    finally:
-        if store is not None:
-            store.save()  # costs measured since the last score
-
-
-def _evolve(scorer: Scorer, space: SearchSpace, options: SearchOptions) -> SearchResult:
     rng = random.Random(options.seed)
-    scorer.score(scorer.seeds())
-    scorer.areas.append(scorer.area)
-    while scorer.iteration < options.iterations and not scorer.is_spent:
-        scorer.iteration += 1
-        children = _breed(rng, scorer, space, scorer.parents())
-        if not children:
-            return scorer.result("exhausted")
-        scorer.score(children)
-        scorer.areas.append(scorer.area)
-    return scorer.result("iterations")
+    with open_scorer(SearchSpace(num_layers, options), evaluate, cost, store, progress) as scorer:
+        while scorer.iteration < options.iterations and not scorer.is_spent:
+            scorer.iteration += 1
+            children = _breed(rng, scorer)
+            if not children:
+                return scorer.result("exhausted")
+            scorer.score(children)
+            scorer.areas.append(scorer.area)
+        return scorer.result("iterations")
 
 
-def _breed(rng: random.Random, scorer: Scorer, space: SearchSpace, parents: Sequence[Genome]) -> list[Genome]:
+def _breed(rng: random.Random, scorer: Scorer) -> list[Genome]:
     """Make the children of one round, all different and all worth scoring."""
+    space, parents = scorer.space, scorer.parents()
     children: dict[Genome, None] = {}  # a set that keeps its order
 
     def breed(number: int, make: Callable[[], Genome]) -> None:

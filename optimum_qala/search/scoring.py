@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.models.length_config import LengthConfig
@@ -12,7 +13,7 @@ from optimum_qala.search.space import Genome, SearchSpace
 from optimum_qala.search.store import EvaluationStore
 
 
-__all__ = ["Scorer"]
+__all__ = ["Scorer", "open_scorer"]
 
 
 class Scorer:
@@ -168,3 +169,36 @@ class Scorer:
             areas=tuple(self.areas),
             stop_reason="max_evaluations" if self.is_spent else stop_reason,
         )
+
+
+@contextlib.contextmanager
+def open_scorer(
+    space: SearchSpace,
+    evaluate: Callable[[LengthConfig], float],
+    cost: Callable[[LengthConfig], float],
+    store: EvaluationStore | None,
+    progress: Callable[[SearchProgress], None] | None,
+) -> Iterator[Scorer]:
+    """Make a scorer that has scored the seeds, and save what the store holds however the search ends.
+
+    Args:
+        space: See `Scorer`, as for the others.
+        evaluate: See `Scorer`.
+        cost: See `Scorer`.
+        store: See `Scorer`.
+        progress: See `Scorer`.
+
+    Yields:
+        The scorer.
+
+    Raises:
+        ConfigurationError: As `Scorer`.
+    """
+    try:
+        scorer = Scorer(space, evaluate, cost, store, progress)
+        scorer.score(scorer.seeds())
+        scorer.areas.append(scorer.area)
+        yield scorer
+    finally:
+        if store is not None:
+            store.save()  # costs measured since the last score

@@ -251,7 +251,7 @@ class QuaLATrainer(Trainer):
             loss = (1.0 - self.args.teacher_weight) * loss + self.args.teacher_weight * distilled
         taught_logits = (logits[0].detach(), logits[1].detach())
         deep_losses = [self._span_head_loss(output.exit_logits[head], taught_logits, inputs) for head in heads]
-        return loss, torch.stack(deep_losses).mean() if deep_losses else None, taught_logits
+        return loss, _mean(deep_losses), taught_logits
 
     def _supervised_heads(self) -> list[int]:
         """Name the early span heads that are read at some budget: that of layer 0 only where tokens may leave it."""
@@ -299,7 +299,7 @@ class QuaLATrainer(Trainer):
             loss = label_weight * output.loss + (1.0 - label_weight) * loss
         early = [output.exit_logits[head].unbind(dim=-1) for head in heads]
         deep_losses = [self._divergence(full_logits, logits, inputs) for logits in early]
-        return loss, torch.stack(deep_losses).mean() if deep_losses else None
+        return loss, _mean(deep_losses)
 
     def _divergence(
         self, teacher: tuple[Tensor, Tensor], student: tuple[Tensor, Tensor], inputs: dict[str, Any]
@@ -355,6 +355,10 @@ class QuaLATrainer(Trainer):
                 name = prefix if budget == "full" else f"{prefix}_{budget}"
                 output.metrics.update({f"{name}_{key}": scores[key] for key in ("f1", "exact_match")})
         return output
+
+
+def _mean(losses: list[Tensor]) -> Tensor | None:
+    return torch.stack(losses).mean() if losses else None
 
 
 def _holds_records(dataset: Any) -> bool:
