@@ -111,6 +111,7 @@ class QuaLAMiniLMEncoder(nn.Module):
         output_hidden_states: bool = False,
         output_survival: bool = False,
         output_exit_logits: bool = False,
+        shared_states: tuple[Tensor, ...] | None = None,
     ) -> EncoderOutput:
         """Run the layers.
 
@@ -128,6 +129,9 @@ class QuaLAMiniLMEncoder(nn.Module):
             output_survival: Return the number of layers that each token went through.
             output_exit_logits: Return what the readout gives after every number of layers that is less than the pass
                 goes through.
+            shared_states: Hidden states of a pass of the same batch at full length, which are taken instead of running
+                the layers before the first one that drops tokens or is skipped.
+                *Shape:* `(batch_size, sequence_length, hidden_size)` each
 
         Returns:
             The readout of every token and what was asked for.
@@ -163,6 +167,8 @@ class QuaLAMiniLMEncoder(nn.Module):
                     num_rows,
                     places.sequence_length,
                 )
+            elif shared_states is not None and index < self._first_change(schedule):
+                hidden_states = shared_states[index + 1]
             elif index not in schedule.skip_layers:
                 hidden_states, _ = self.layer[index](hidden_states, tokens)
             if output_hidden_states:
@@ -178,6 +184,10 @@ class QuaLAMiniLMEncoder(nn.Module):
             survival=survival,
             exit_logits=tuple(exits) if output_exit_logits else None,
         )
+
+    def _first_change(self, schedule: Schedule) -> int:
+        """Return the first layer whose output is not that of a pass at full length."""
+        return min([*schedule.ratios, *schedule.skip_layers], default=len(self.layer))
 
     def _read(
         self, index: int, hidden_states: Tensor, readout: Callable[[Tensor], Tensor], reads_spans: bool

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput, QuestionAnsweringModelOutput
+from transformers.modeling_outputs import BaseModelOutput
 
 from .budget_choice import Conditions, choose_budget
 from .configuration_quala_minilm import BACKBONE_POSITION_SCHEMES, QuaLAMiniLMConfig
@@ -18,6 +17,7 @@ from .encoder import EncoderOutput, QuaLAMiniLMEncoder, Schedule
 from .errors import CheckpointError, ConfigurationError, LengthConfigError
 from .layers import QuaLAMiniLMEmbeddings
 from .length_config import LengthConfig
+from .span_output import QuaLAQuestionAnsweringOutput, span_loss
 from .token_selection import find_tokens, is_tracing
 
 
@@ -208,8 +208,22 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         tokens = find_tokens(input_ids, attention_mask, self.config.sep_token_id, self.config.protected_tokens)
-        embeddings = self.embeddings(input_ids, token_type_ids, position_ids)
+        shared = options.get("shared_states")
+        if shared is None:
+            embeddings = self.embeddings(input_ids, token_type_ids, position_ids)
+        else:
+            self._check_shared(shared, input_ids)
+            embeddings = shared[0]
         return self.encoder(embeddings, tokens, schedule, readout, **options)  # type: ignore[no-any-return]
+
+    def _check_shared(self, states: tuple[Tensor, ...], input_ids: Tensor) -> None:
+        expected = [(*input_ids.shape, self.config.hidden_size)] * (self.config.num_hidden_layers + 1)
+        given = [tuple(state.shape) for state in states]
+        if given != expected:
+            raise ConfigurationError(
+                f"shared_states has shapes {given}, but a pass of this batch at full length has {len(expected)} "
+                f"hidden states of shape {expected[0]}: it stopped early, dropped tokens or saw another batch"
+            )
 
     def forward(
         self,
@@ -258,21 +272,6 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
         return output if _default(return_dict, self.config.return_dict) else output.to_tuple()
 
 
-@dataclass
-class QuaLAQuestionAnsweringOutput(QuestionAnsweringModelOutput):
-    """Start and end logits, how far each token got, and the logits of earlier exits.
-
-    Args:
-        survival: Number of layers that each token went through, if asked for.
-            *Shape:* `(batch_size, sequence_length)`
-        exit_logits: For every number of layers from 0 on, start and end logits of a pass that stops there, if asked
-            for. *Shape:* `(batch_size, sequence_length, 2)` each
-    """
-
-    survival: Tensor | None = None
-    exit_logits: tuple[Tensor, ...] | None = None
-
-
 class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
     """The encoder with a span head, which reads each token where it left the encoder."""
 
@@ -303,6 +302,7 @@ class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_survival: bool = False,
         output_exit_logits: bool = False,
+        shared_states: tuple[Tensor, ...] | None = None,
         return_dict: bool | None = None,
     ) -> Any:
         """Score every token as the start and as the end of the answer.
@@ -326,6 +326,9 @@ class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
             output_hidden_states: Return the hidden states of every layer, each with the tokens that left it.
             output_survival: Return how many layers each token went through.
             output_exit_logits: Return the logits of every exit that the pass goes by; needs early span heads.
+            shared_states: `hidden_states` of a pass of the same batch at full length. This pass takes them, with their
+                gradient, instead of running the layers before the first one that drops tokens or is skipped.
+                *Shape:* `(batch_size, sequence_length, hidden_size)` each
             return_dict: False returns a tuple.
 
         Returns:
@@ -333,8 +336,8 @@ class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
             where positions were given.
 
         Raises:
-            ConfigurationError: If both budget and retention are given, the sequence is too long, or exit logits are
-                asked of a model without early span heads.
+            ConfigurationError: If both budget and retention are given, the sequence is too long, exit logits are
+                asked of a model without early span heads, or the shared states are not those of this batch.
             LengthConfigError: If the budget does not fit the model, or sizes do not fit the batch.
             UnknownBudgetError: If the model has no budget of that name.
         """
@@ -351,6 +354,7 @@ class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
             output_hidden_states=_default(output_hidden_states, self.config.output_hidden_states),
             output_survival=output_survival,
             output_exit_logits=output_exit_logits,
+            shared_states=shared_states,
         )
         start_logits, end_logits = (logits.contiguous() for logits in encoded.last_readout.unbind(dim=-1))
         loss = None
@@ -367,25 +371,6 @@ class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
         return output if _default(return_dict, self.config.return_dict) else output.to_tuple()
 
 
-def span_loss(logits: tuple[Tensor, Tensor], positions: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean of the cross-entropies of the start and of the end.
-
-    Args:
-        logits: Start and end logits. *Shape:* `(batch_size, sequence_length)` each
-        positions: Index of the answer's first and last token; one outside the sequence is ignored.
-            *Shape:* `(batch_size,)` each
-
-    Returns:
-        A scalar.
-    """
-    ignored = logits[0].shape[1]
-    start, end = (
-        nn.functional.cross_entropy(values, index.reshape(-1).clamp(0, ignored), ignore_index=ignored)
-        for values, index in zip(logits, positions, strict=True)
-    )
-    return (start + end) / 2
-
-
 def _default(value: bool | None, default: bool | None) -> bool:
     return bool(default if value is None else value)
 
@@ -394,6 +379,4 @@ __all__ = [
     "QuaLAMiniLMForQuestionAnswering",
     "QuaLAMiniLMModel",
     "QuaLAMiniLMPreTrainedModel",
-    "QuaLAQuestionAnsweringOutput",
-    "span_loss",
 ]

@@ -42,7 +42,12 @@ class QuaLATrainingArguments(TrainingArguments):
     early_exit_prob: float = field(
         default=0.0, metadata={"help": "Probability with which a random sub-model stops at an early span head."}
     )
-    min_exit_layer: int = field(default=1, metadata={"help": "Fewest layers that a sub-model runs."})
+    min_exit_layer: int = field(
+        default=1,
+        metadata={
+            "help": "Fewest layers that a sub-model runs. Span heads before it learn only where tokens may be dropped."
+        },
+    )
     divergence: str = field(
         default="forward",
         metadata={"help": "How sub-models learn from the full-length model: forward, reverse or skew KL."},

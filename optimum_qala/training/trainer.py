@@ -22,7 +22,7 @@ from transformers.utils import logging
 from optimum_qala.distillation.divergences import span_divergence
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.models.length_config import LengthConfig
-from optimum_qala.models.modeling_quala_minilm import span_loss
+from optimum_qala.models.span_output import span_loss
 from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions, tokenize_for_training
 from optimum_qala.question_answering.predictor import evaluate
@@ -55,6 +55,14 @@ class SubModel:
     name: str
     length_config: LengthConfig
     skip_layers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _FullPass:
+    """What the sub-models take from the full-length pass: logits to learn from, states to go on from."""
+
+    logits: tuple[Tensor, Tensor]
+    states: tuple[Tensor, ...] | None
 
 
 class QuaLATrainer(Trainer):
@@ -185,11 +193,12 @@ class QuaLATrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Run the full-length model and the sub-models on a batch, a backward pass after each.
+        """Run the full-length model and the sub-models on a batch, and one backward pass through all of them.
 
         The loss is (loss_full + sum of the sub-models' losses) / number of passes (Length-Adaptive Transformer,
-        section 3.2), divided by the accumulation steps; the weighted loss of early span heads is part of the
-        full-length pass. One pass's activations are in memory at a time.
+        section 3.2), divided by the accumulation steps; the weighted losses of early span heads are part of it. A
+        sub-model takes what the full-length pass computed before the first layer that drops tokens or is skipped; with
+        dropout, that is with the same units dropped.
 
         Args:
             model: The model, wrapped for distributed training or not.
@@ -207,40 +216,44 @@ class QuaLATrainer(Trainer):
         micro_step = seen + 1 if step == self.state.global_step else 0
         self._micro_step = (self.state.global_step, micro_step)
         sub_models = self.draw_sub_models(self.state.global_step, micro_step)
-        num_passes = 1 + len(sub_models)
 
-        with self._gradient_sync(model, last=not sub_models):
-            with self.compute_loss_context_manager():
-                loss, deep_loss, full_logits = self._full_length_loss(model, inputs)
-            total = self._backward("full", loss, num_passes, extra=deep_loss)
-        for number, sub_model in enumerate(sub_models, start=1):
-            with self._gradient_sync(model, last=number == len(sub_models)):
-                with self.compute_loss_context_manager():
-                    loss, deep_loss = self._sub_model_loss(model, inputs, sub_model, full_logits)
-                total += self._backward(sub_model.name, loss, num_passes, extra=deep_loss)
-        return total
-
-    def _backward(self, name: str, loss: Tensor, num_passes: int, extra: Tensor | None = None) -> Tensor:
-        self._pass_losses.setdefault(name, []).append(loss.detach())
-        if extra is not None:
-            self._pass_losses.setdefault(f"{name}_span_heads", []).append(extra.detach())
-            loss = loss + self.args.deep_supervision_weight * extra
-        scaled: Tensor = loss / (num_passes * self.current_gradient_accumulation_steps)
+        with self.compute_loss_context_manager():
+            with self._gradient_sync(model, last=not sub_models):
+                loss, deep_loss, full = self._full_length_loss(model, inputs, bool(sub_models))
+            total = self._note("full", loss, deep_loss)
+            for number, sub_model in enumerate(sub_models, start=1):
+                with self._gradient_sync(model, last=number == len(sub_models)):
+                    loss, deep_loss = self._sub_model_loss(model, inputs, sub_model, full)
+                total = total + self._note(sub_model.name, loss, deep_loss)
+        scaled: Tensor = total / ((1 + len(sub_models)) * self.current_gradient_accumulation_steps)
         self.accelerator.backward(scaled)
         return scaled.detach()
 
+    def _note(self, name: str, loss: Tensor, deep_loss: Tensor | None) -> Tensor:
+        """Remember the losses of a pass for the log, and return them weighted."""
+        self._pass_losses.setdefault(name, []).append(loss.detach())
+        if deep_loss is None:
+            return loss
+        self._pass_losses.setdefault(f"{name}_span_heads", []).append(deep_loss.detach())
+        return loss + self.args.deep_supervision_weight * deep_loss
+
     @contextlib.contextmanager
     def _gradient_sync(self, model: nn.Module, last: bool) -> Iterator[None]:
-        """Let distributed processes exchange gradients after the last pass only."""
+        """Let distributed processes exchange gradients once: the last pass forward says so to the pass backward."""
         with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
             yield
 
     def _full_length_loss(
-        self, model: nn.Module, inputs: dict[str, Any]
-    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
-        """Return the loss of the full-length model, that of its early span heads if they train, and its logits."""
+        self, model: nn.Module, inputs: dict[str, Any], has_sub_models: bool
+    ) -> tuple[Tensor, Tensor | None, _FullPass]:
+        """Return the loss of the full-length model, that of its early span heads if they train, and the pass."""
         heads = self._supervised_heads()
-        output = model(**inputs, budget="full", **({"output_exit_logits": True} if heads else {}))
+        output = model(
+            **inputs,
+            budget="full",
+            output_hidden_states=has_sub_models,
+            **({"output_exit_logits": True} if heads else {}),
+        )
         logits = (output.start_logits, output.end_logits)
         loss = output.loss
         if self.teacher is not None:
@@ -251,14 +264,14 @@ class QuaLATrainer(Trainer):
             loss = (1.0 - self.args.teacher_weight) * loss + self.args.teacher_weight * distilled
         taught_logits = (logits[0].detach(), logits[1].detach())
         deep_losses = [self._span_head_loss(output.exit_logits[head], taught_logits, inputs) for head in heads]
-        return loss, _mean(deep_losses), taught_logits
+        return loss, _mean(deep_losses), _FullPass(taught_logits, output.hidden_states)
 
     def _supervised_heads(self) -> list[int]:
-        """Name the early span heads that are read at some budget: that of layer 0 only where tokens may leave it."""
+        """Name the early span heads that some budget reads: to choose tokens, or to answer after `min_exit_layer`."""
         config = self.model.config
         if not config.has_span_heads or self.args.deep_supervision_weight == 0.0:
             return []
-        return list(range(0 if 0 in config.dropping_layers else 1, config.num_hidden_layers))
+        return list(range(min([self.args.min_exit_layer, *config.dropping_layers]), config.num_hidden_layers))
 
     def _shortened_heads(self, length_config: LengthConfig) -> list[int]:
         """Name the supervised heads that a sub-model goes by after it dropped tokens."""
@@ -276,7 +289,7 @@ class QuaLATrainer(Trainer):
         return divergence + span_loss(logits, (inputs[_LABELS[0]], inputs[_LABELS[1]]))
 
     def _sub_model_loss(
-        self, model: nn.Module, inputs: dict[str, Any], sub_model: SubModel, full_logits: tuple[Tensor, Tensor]
+        self, model: nn.Module, inputs: dict[str, Any], sub_model: SubModel, full: _FullPass
     ) -> tuple[Tensor, Tensor | None]:
         """Return the loss of a sub-model and that of the early span heads which see fewer tokens than at full length.
 
@@ -292,13 +305,14 @@ class QuaLATrainer(Trainer):
             **features,
             budget=sub_model.length_config,
             skip_layers=sub_model.skip_layers,
+            shared_states=full.states,
             **({"output_exit_logits": True} if heads else {}),
         )
-        loss = self._divergence(full_logits, (output.start_logits, output.end_logits), inputs)
+        loss = self._divergence(full.logits, (output.start_logits, output.end_logits), inputs)
         if label_weight > 0.0:
             loss = label_weight * output.loss + (1.0 - label_weight) * loss
         early = [output.exit_logits[head].unbind(dim=-1) for head in heads]
-        deep_losses = [self._divergence(full_logits, logits, inputs) for logits in early]
+        deep_losses = [self._divergence(full.logits, logits, inputs) for logits in early]
         return loss, _mean(deep_losses)
 
     def _divergence(

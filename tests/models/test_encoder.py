@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from optimum_qala import LengthConfig, QuaLAMiniLMForQuestionAnswering
-from optimum_qala.errors import LengthConfigError
+from optimum_qala.errors import ConfigurationError, LengthConfigError
 from optimum_qala.models.layers import QuaLAMiniLMSelfAttention
 from tests.conftest import tiny_config
 from tests.models.batches import assert_equal_logits, assert_equal_tensors, make_batch, single
@@ -117,6 +117,44 @@ def test_exit_logits_are_those_of_passes_that_stop(token_scoring):
             assert_equal_tensors(end_logits, expected.end_logits)
         assert_equal_logits(output, run(model, batch, budget=ratios), 0)
     assert len(run(model, batch, budget="1,1,1,1@2", output_exit_logits=True).exit_logits) == 2
+
+
+@pytest.mark.parametrize("token_scoring", SOURCES)
+@pytest.mark.parametrize(
+    ("budget", "skip_layers", "num_run"),
+    [
+        ("1,1,0.5,0.3", (), 2),
+        ("1,0.6,0.6,0.6@3", (), 2),
+        ("0.6,0.6,0.6,0.6", (), 4),
+        ("1,1,1,0.5", (1,), 2),
+        ("1,1,1,1", (), 0),
+        ("1,1,1,1@2", (), 0),
+    ],
+)
+def test_layers_before_the_first_change_are_shared(token_scoring, budget, skip_layers, num_run):
+    """Oracle: the pass that runs all of its layers."""
+    model = make_model(token_scoring=token_scoring, span_heads=True)
+    batch = make_batch([30, 14, 22], [4, 6, 2], pad_to=32)
+    states = run(model, batch, budget="full", output_hidden_states=True).hidden_states
+    expected = run(model, batch, budget=budget, skip_layers=skip_layers)
+    ran = []
+    for layer in model.quala.encoder.layer:
+        layer.register_forward_hook(lambda *_: ran.append(1))
+    output = run(model, batch, budget=budget, skip_layers=skip_layers, shared_states=states)
+    assert_equal_logits(output, expected, 0)
+    assert torch.equal(output.survival, expected.survival)
+    assert len(ran) == num_run
+
+
+@pytest.mark.parametrize("options", [{"budget": "1,1,1,1@2"}, {"budget": "1,0.5,0.5,0.5"}])
+def test_shared_states_of_another_pass_are_refused(options):
+    model = make_model(token_scoring="answer")
+    states = run(model, make_batch([30, 14]), output_hidden_states=True, **options).hidden_states
+    problem = (
+        r"shared_states has shapes .* has 5 hidden states of shape \(2, 30, 32\): it stopped early, dropped tokens"
+    )
+    with pytest.raises(ConfigurationError, match=problem):
+        run(model, make_batch([30, 14]), budget="1,1,1,0.5", shared_states=states)
 
 
 def test_layer_drop_and_early_exit_combine():

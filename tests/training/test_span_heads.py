@@ -41,22 +41,31 @@ def cross_entropy(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch
 
 
 @pytest.mark.parametrize(
-    ("drop_layers", "heads"), [(None, (0, 1, 2, 3)), ([2, 3], (1, 2, 3))], ids=["layer 0 drops", "it does not"]
+    ("drop_layers", "min_exit_layer", "heads"),
+    [
+        (None, 1, (0, 1, 2, 3)),
+        ([2, 3], 1, (1, 2, 3)),
+        ([2, 3], 2, (2, 3)),
+        ([2, 3], 3, (2, 3)),
+        ([3], 2, (2, 3)),
+        ([3], 9, (3,)),
+    ],
 )
 @pytest.mark.parametrize("weight", [1.0, 0.3])
-def test_full_pass_trains_every_head_on_labels_and_final_logits(
+def test_full_pass_trains_every_head_that_a_budget_reads(
     tmp_path: Path,
     answer_model: Any,
     tiny_tokenizer: Any,
     records: list[QARecord],
     drop_layers: list[int] | None,
+    min_exit_layer: int,
     heads: tuple[int, ...],
     weight: float,
 ) -> None:
-    """Oracle: the loss written out, one backward pass."""
+    """Labels and final logits teach it. Oracle: the loss written out, one backward pass."""
     answer_model.config.drop_layers = drop_layers
     settings = {"smallest_sub_model": False, "num_random_sub_models": 0, "deep_supervision_weight": weight}
-    trainer = make_stepper(tmp_path, answer_model, tiny_tokenizer, records, **settings)
+    trainer = make_stepper(tmp_path, answer_model, tiny_tokenizer, records, min_exit_layer=min_exit_layer, **settings)
     batch = make_batch(records[:4], tiny_tokenizer)
     reference = copy.deepcopy(answer_model).train()
 
@@ -99,12 +108,12 @@ def test_sub_model_trains_the_heads_that_see_fewer_tokens(
 
     trainer.training_step(answer_model, dict(batch))
 
-    full, deep, logits = trainer._full_length_loss(reference, batch)
+    full, deep, whole = trainer._full_length_loss(reference, batch, has_sub_models=False)
     output = reference(**batch, budget=sub_model.length_config, output_exit_logits=True)
     mask = batch["attention_mask"]
-    loss = span_divergence(logits, (output.start_logits, output.end_logits), mask)
+    loss = span_divergence(whole.logits, (output.start_logits, output.end_logits), mask)
     # Head 0 reads no more than at full length, head 1 chooses the first survivors among all tokens.
-    heads = [span_divergence(logits, output.exit_logits[head].unbind(dim=-1), mask) for head in (2, 3)]
+    heads = [span_divergence(whole.logits, output.exit_logits[head].unbind(dim=-1), mask) for head in (2, 3)]
     ((full + weight * deep + loss + weight * sum(heads) / 2) / 2).backward()
     for name, gradient in gradients_of(reference).items():
         torch.testing.assert_close(gradients_of(answer_model)[name], gradient, msg=name)

@@ -58,6 +58,18 @@ def test_training_step_runs_one_forward_per_pass(
     assert len(calls) == 4
 
 
+def test_sub_models_do_not_repeat_what_the_full_length_pass_computed(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    tiny_model.config.drop_layers = [2, 3]
+    trainer = make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, max_steps=1, num_random_sub_models=2)
+    ran = []
+    for index, layer in enumerate(tiny_model.quala.encoder.layer):
+        layer.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
+    trainer.train()
+    assert ran == [0, 1, 2, 3] + 3 * [2, 3]
+
+
 def test_gradient_accumulation_equals_the_large_batch(
     tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
 ) -> None:

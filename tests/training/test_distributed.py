@@ -1,0 +1,58 @@
+"""Two processes train what one process trains on the same global batch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from optimum_qala import QuaLAMiniLMForQuestionAnswering
+from optimum_qala.question_answering.records import QARecord
+from tests.conftest import tiny_config
+
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+
+
+def train(folder: Path, *launcher: str, rows: int) -> dict[str, torch.Tensor]:
+    output = folder / f"rows-{rows}"
+    output.mkdir()
+    command = [sys.executable, *launcher, str(SCRIPT), str(folder / "model"), str(folder / "data.jsonl"), str(output)]
+    done = subprocess.run([*command, str(rows)], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    weights: dict[str, torch.Tensor] = torch.load(output / "weights.pt", weights_only=True)
+    return weights
+
+
+@pytest.mark.parametrize("token_scoring", ["answer"])
+def test_two_processes_train_what_one_trains_on_the_global_batch(
+    tmp_path: Path, tiny_tokenizer: Any, records: list[QARecord], token_scoring: str
+) -> None:
+    """LayerDrop, early exits, several sub-models a step and early span heads included."""
+    torch.manual_seed(0)
+    model = QuaLAMiniLMForQuestionAnswering(tiny_config(token_scoring=token_scoring, drop_layers=[1, 2, 3]))
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    rows = [
+        {
+            "id": record.id,
+            "question": record.question,
+            "context": record.context,
+            "answers": {"text": list(record.answers), "answer_start": list(record.answer_starts)},
+        }
+        for record in records[:16]
+    ]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    one = train(tmp_path, rows=4)
+    two = train(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", rows=2)
+    start = model.state_dict()
+    assert one.keys() == two.keys()
+    moved = [name for name in one if not torch.equal(one[name], start[name])]
+    assert len(moved) > 50
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=1e-6, rtol=1e-4, msg=name)
