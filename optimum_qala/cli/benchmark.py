@@ -268,6 +268,11 @@ def _run_in_bulk(
     candidates = [entry.candidate(loaded[entry.source]) for entry in taking_part]
     with console.progress(count_bulk_turns(candidates, windows, bulk), "measure bulk", "turn") as bar:
         rows = measure_bulk(candidates, windows, bulk, bar.update, reference)
+    if names := [row.name for row in rows if row.num_compiled]:
+        console.info(
+            f"warning: the bulk times of {', '.join(names)} include compiling graphs, since more are needed than are "
+            "kept; raise --max-graphs"
+        )
     return scores, [row.as_dict() for row in rows]
 
 

@@ -64,6 +64,7 @@ class BulkRow:
         threads: Threads it ran on.
         batching: "32 windows", or "filled by tokens" for a model that says how many it wants.
         num_windows: Windows of a pass.
+        num_compiled: Graphs that were compiled while the clock ran, because a turn needs more than the model keeps.
         median_ms: Milliseconds per window: those of a whole pass divided by its windows, median over the passes.
         speedup: As in `BenchmarkRow`.
         ratio: As in `BenchmarkRow`.
@@ -80,6 +81,7 @@ class BulkRow:
     threads: int
     batching: str
     num_windows: int
+    num_compiled: int
     median_ms: float
     speedup: float | None
     ratio: float | None
@@ -100,7 +102,8 @@ def measure_bulk(
 ) -> list[BulkRow]:
     """Time every candidate on many windows: padding them into batches and running these, not making the windows.
 
-    The candidates take turns at every thousand records. Graphs that buckets need are compiled before.
+    The candidates take turns at every thousand records. A turn in which graphs were compiled is repeated once they are
+    there: what is timed is answering.
 
     Args:
         candidates: What to compare; they share one vocabulary. Slow ones are left out.
@@ -115,22 +118,22 @@ def measure_bulk(
     candidates = [candidate for candidate in candidates if not candidate.is_slow]
     buffers = _buffers(windows, options)
     for candidate in candidates:
-        _warm_up(candidate, buffers)
+        _run(candidate, buffers[0][:BATCH_SIZE])  # the first call of a model is slower than all others
     seconds: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
+    compiled = dict.fromkeys(seconds, 0)
     order = random.Random(0)
     for _ in range(options.bulk_repeats):
         totals = dict.fromkeys(seconds, 0.0)
         for buffer in buffers:
             for candidate in order.sample(candidates, len(candidates)):
-                began = time.perf_counter()
-                for batch in plan_batches(candidate.model, buffer, BATCH_SIZE):
-                    _run(candidate, [buffer[index] for index in batch])
-                totals[candidate.name] += time.perf_counter() - began
+                taken, num_compiled = _time_turn(candidate, buffer)
+                totals[candidate.name] += taken
+                compiled[candidate.name] += num_compiled
                 if progress is not None:
                     progress(1)
         for name, total in totals.items():
             seconds[name].append(total)
-    return list(_rows(candidates, [window for buffer in buffers for window in buffer], seconds, reference))
+    return list(_rows(candidates, [window for buffer in buffers for window in buffer], seconds, compiled, reference))
 
 
 def count_bulk_turns(candidates: Sequence[Candidate], windows: Sequence[Window], options: BulkOptions) -> int:
@@ -145,18 +148,20 @@ def _buffers(windows: Sequence[Window], options: BulkOptions) -> list[list[Windo
     return [list(group) for _, group in groupby(ordered, lambda window: window.record_index // BUFFERED_RECORDS)]
 
 
-def _warm_up(candidate: Candidate, buffers: Sequence[Sequence[Window]]) -> None:
-    """Run a batch of each shape that has a graph of its own, of models without buckets the first one."""
-    seen: set[tuple[int, int]] = set()
-    for buffer in buffers:
+def _time_turn(candidate: Candidate, buffer: Sequence[Window]) -> tuple[float, int]:
+    """Return the seconds that a buffer takes, and how many graphs were compiled in them: 0 if they are all kept."""
+    for _ in range(2):
+        before, began = _count_compilations(candidate), time.perf_counter()
         for batch in plan_batches(candidate.model, buffer, BATCH_SIZE):
-            group = [buffer[index] for index in batch]
-            shape = (0, 0)
-            if candidate.buckets is not None:
-                shape = len(group), candidate.buckets.bucket(max(map(len, group)))
-            if shape not in seen:
-                seen.add(shape)
-                _run(candidate, group)
+            _run(candidate, [buffer[index] for index in batch])
+        taken, num_compiled = time.perf_counter() - began, _count_compilations(candidate) - before
+        if num_compiled == 0:
+            break
+    return taken, num_compiled
+
+
+def _count_compilations(candidate: Candidate) -> int:
+    return 0 if candidate.buckets is None else candidate.model.bucket_counters.compilations
 
 
 def _run(candidate: Candidate, group: Sequence[Window]) -> None:
@@ -168,6 +173,7 @@ def _rows(
     candidates: Sequence[Candidate],
     windows: Sequence[Window],
     seconds: dict[str, list[float]],
+    compiled: dict[str, int],
     reference: str | None,
 ) -> Iterator[BulkRow]:
     for candidate in candidates:
@@ -177,6 +183,7 @@ def _rows(
             **candidate.identity,
             batching=f"{BATCH_SIZE} windows" if candidate.buckets is None else "filled by tokens",
             num_windows=len(windows),
+            num_compiled=compiled[candidate.name],
             median_ms=1000.0 * statistics.median(own) / len(windows),
             speedup=None if candidate.baseline is None else _ratio(seconds[candidate.baseline], own),
             ratio=None if reference is None else _ratio(seconds[reference], own),

@@ -14,6 +14,7 @@ from optimum_qala._compat import is_available
 from optimum_qala.cli.loading import load_model
 from optimum_qala.cli.options import BUCKET_FLAGS, bucket_options
 from optimum_qala.inference.bucket_options import BucketOptions
+from tests.cli.conftest import squad, tiny_questions
 
 
 needs_openvino = pytest.mark.skipif(not is_available("openvino"), reason="the openvino extra is absent")
@@ -180,7 +181,13 @@ class TestBenchmark:
             "fixed 64",
         ]
 
-    def test_dropped_graphs_are_pointed_out(self, qala, tiny_folder, tiny_data, tmp_path):
-        outcome = self.run(qala, tiny_folder, tiny_data, tmp_path / "report", "--max-graphs", 1, "--budget", "fast")
+    def test_dropped_graphs_are_pointed_out(self, qala, tiny_folder, tmp_path):
+        questions = tiny_questions(4)
+        questions[0]["context"] += " the river is old ." * 2
+        (tmp_path / "data.json").write_text(json.dumps(squad(questions)), encoding="utf-8")
+        options = ("--bulk", "--max-graphs", 1, "--length-multiple", 8, "--budget", "fast")
+        outcome = self.run(qala, tiny_folder, tmp_path / "data.json", tmp_path / "report", *options)
         assert "compiled graphs were dropped while measuring" in outcome.err
         assert "raise --max-graphs" in outcome.err
+        assert "the bulk times of full in buckets, fast in buckets include compiling graphs" in outcome.err
+        assert [row["num_compiled"] > 0 for row in outcome.json["bulk_rows"]] == [False, False, True, True]

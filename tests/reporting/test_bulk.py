@@ -64,14 +64,29 @@ def test_buffers_are_those_of_predict(clock, tiny_tokenizer, monkeypatch):
     assert sum(told) == count_bulk_turns([one], windows(3, 5, 9, 7, 1), options) == 6
 
 
-def test_shapes_with_a_graph_of_their_own_are_warmed_up(clock, tiny_tokenizer):
-    model = Model(clock, most=2)
-    buckets = BucketOptions(length_multiple=8)
-    one = candidate("one", model, tiny_tokenizer, buckets=buckets)
-    (row,) = measure_bulk([one], windows(3, 4, 5, 6, 12), BulkOptions())
-    # Two batches of the longest bucket and of the shortest; the next of the same shape is not run twice.
-    assert model.shapes == [(2, 12), (2, 5), (1, 3), (2, 12), (2, 5), (1, 3)]
+class BucketedModel(Model):
+    """Compiles a graph for each shape that it does not keep, which takes a thousand seconds."""
+
+    def __init__(self, clock, max_graphs):
+        super().__init__(clock, most=2)
+        self.kept, self.max_graphs, self.bucket_counters = [], max_graphs, SimpleNamespace(compilations=0)
+
+    def __call__(self, input_ids, **_):
+        super().__call__(input_ids)
+        if input_ids.shape not in self.kept:
+            self.bucket_counters.compilations += 1
+            self.clock.now += 1000
+            self.kept = [*self.kept, input_ids.shape][-self.max_graphs :]
+
+
+@pytest.mark.parametrize(("max_graphs", "num_compiled"), [(3, 0), (2, 2 * 3)])
+def test_compiling_is_not_timed_if_all_graphs_of_a_turn_are_kept(clock, tiny_tokenizer, max_graphs, num_compiled):
+    model = BucketedModel(clock, max_graphs)
+    one = candidate("one", model, tiny_tokenizer, buckets=BucketOptions(length_multiple=8))
+    (row,) = measure_bulk([one], windows(3, 4, 5, 6, 12), BulkOptions(bulk_repeats=2))
     assert row.batching == "filled by tokens"
+    assert row.num_compiled == num_compiled
+    assert row.median_ms == pytest.approx(1000 * (24 + 10 + 3 + 1000 * num_compiled / 2) / 5)
 
 
 def test_options_say_which_windows_and_how_often(clock, tiny_tokenizer):
