@@ -24,7 +24,10 @@ class ModelArguments:
     """What to start from."""
 
     model_name_or_path: str = field(metadata={"help": "Folder or repository id."})
-    token_scoring: str = field(default="question", metadata={"help": "Token score: question or attention."})
+    token_scoring: str = field(default="question", metadata={"help": "Token score: question, attention or answer."})
+    span_heads: bool | None = field(
+        default=None, metadata={"help": "Early span heads, to stop early; with the score answer by default."}
+    )
     drop_layers: list[int] | None = field(
         default=None, metadata={"help": "0-based layers that may drop; all by default."}
     )
@@ -51,6 +54,7 @@ def main() -> None:
         model_args.model_name_or_path,
         token_scoring=model_args.token_scoring,
         drop_layers=model_args.drop_layers,
+        span_heads=model_args.span_heads,
         hidden_dropout_prob=model_args.dropout,
         attention_probs_dropout_prob=model_args.dropout,
         attn_implementation=model_args.attn_implementation,
