@@ -2,6 +2,7 @@
 
 A graph that is compiled for any shape prepares itself anew whenever the shape changes. Sequences are therefore padded
 to the next of a few lengths, the buckets, and each bucket has a graph of its own, compiled when it is first needed.
+The rows of a batch go to the buckets of their own lengths.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from optimum_qala.errors import BackendError, ConfigurationError
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.inference.folding import input_types, is_static, output_names, specialize, unpack_tables
 from optimum_qala.inference.graph import PRECISION_KEY
+from optimum_qala.inference.grouping import PADDING_LOGIT, Group, group_rows
 
 
 __all__ = ["BucketCounters", "BucketedRunner", "Plan", "Variant"]
@@ -73,8 +75,7 @@ class _Job:
 
     graph: _Graph
     request: Any
-    first: int
-    last: int
+    rows: NDArray[np.intp]
 
 
 class _Graph:
@@ -88,7 +89,7 @@ class _Graph:
         self.num_streams = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._idle: list[Any] = []
 
-    def start(self, batch: Mapping[str, NDArray[Any]], first: int, last: int) -> _Job:
+    def start(self, batch: Mapping[str, NDArray[Any]], rows: NDArray[np.intp]) -> _Job:
         try:
             request = self._idle.pop()
         except IndexError:
@@ -97,16 +98,16 @@ class _Graph:
             request.infer(batch, share_inputs=True, share_outputs=True)
         else:
             request.start_async(batch, share_inputs=True)
-        return _Job(self, request, first, last)
+        return _Job(self, request, rows)
 
     def finish(self, job: _Job, results: dict[str, NDArray[Any]], num_rows: int, width: int) -> None:
         """Copy the logits of the real rows and columns, for the request will use its memory again."""
         job.request.wait()
         for index, name in enumerate(self.outputs):
-            found = job.request.get_output_tensor(index).data[: job.last - job.first, :width]
+            found = job.request.get_output_tensor(index).data[: len(job.rows), :width]
             if name not in results:
-                results[name] = np.empty((num_rows, *found.shape[1:]), dtype=found.dtype)
-            results[name][job.first : job.last] = found
+                results[name] = np.full((num_rows, width, *found.shape[2:]), PADDING_LOGIT, dtype=found.dtype)
+            results[name][job.rows, : found.shape[1]] = found
         self._idle.append(job.request)
 
 
@@ -191,15 +192,16 @@ class BucketedRunner:
         """Run a batch of any shape.
 
         Args:
-            inputs: Inputs by name, among them `input_ids` and `attention_mask`. *Shape of each:*
-                `(batch_size, sequence_length)`
+            inputs: Inputs by name, among them `input_ids` and `attention_mask`, whose rows may be padded at the end.
+                *Shape of each:* `(batch_size, sequence_length)`
             constants: Values of the other inputs of the graph, which become constants of the compiled graph.
             plan: Makes further constants of the padded `input_ids` and `attention_mask` of each batch that is run.
                 The fewer different ones it makes, the fewer graphs are compiled.
             outputs: Names of the outputs that are wanted; all if None.
 
         Returns:
-            Outputs by name. *Shape of each:* `(batch_size, sequence_length, ...)`
+            Outputs by name, `PADDING_LOGIT` where padding was left out. *Shape of each:*
+            `(batch_size, sequence_length, ...)`
 
         Raises:
             BackendError: If inputs are missing, unknown or of different shapes, or a graph cannot be compiled.
@@ -207,26 +209,22 @@ class BucketedRunner:
         """
         num_rows, width = self._check(inputs)
         wanted = self._outputs if outputs is None else tuple(dict.fromkeys(outputs))
-        bucket = self.options.bucket(width)
         results: dict[str, NDArray[Any]] = {}
         running: deque[_Job] = deque()
-        first = 0
         try:
-            for size in self.options.split(num_rows, bucket):
-                last = min(first + size, num_rows)
-                batch = {name: self._pad(name, array[first:last], size, bucket) for name, array in inputs.items()}
+            for group in group_rows(inputs["attention_mask"], self.options):
+                batch = {name: self._pad(name, array, group) for name, array in inputs.items()}
                 folded = dict(constants or {})
                 if plan is not None:
                     folded |= plan(batch["input_ids"], batch["attention_mask"])
                 if missing := [name for name in self._types if name not in inputs and name not in folded]:
                     raise BackendError(f"the graph needs {missing[0]!r}, which is neither an input nor a constant")
-                graph = self._find_graph(size, bucket, folded, wanted)
-                running.append(graph.start(batch, first, last))
+                graph = self._find_graph(group.size, group.bucket, folded, wanted)
+                running.append(graph.start(batch, group.rows))
                 # One batch more than there are streams, so that no stream waits for this thread.
                 while len(running) > (graph.num_streams if graph.num_streams > 1 else 0):
                     job = running.popleft()
                     job.graph.finish(job, results, num_rows, width)
-                first = last
             while running:
                 job = running.popleft()
                 job.graph.finish(job, results, num_rows, width)
@@ -245,7 +243,8 @@ class BucketedRunner:
 
         Args:
             lengths: Lengths of sequences whose buckets are wanted; all up to the longest if None.
-            batch_sizes: Rows of the calls that will come; every batch size of each bucket if None.
+            batch_sizes: Rows of the calls that will come, or fewer, since a call's rows go to several buckets; every
+                batch size of each bucket if None.
             variants: Constants, plans and outputs of these calls. The plans are given rows without padding.
 
         Returns:
@@ -263,10 +262,9 @@ class BucketedRunner:
         buckets = options.buckets() if lengths is None else sorted({options.bucket(length) for length in lengths})
         wanted = []
         for bucket in reversed(buckets):  # the longest first: it fails at once if memory is short
-            splits = (
-                options.split(rows, bucket) for rows in (options.rows(bucket) if batch_sizes is None else batch_sizes)
-            )
-            wanted += [(bucket, size) for size in sorted({size for split in splits for size in split})]
+            most = max(options.rows(bucket) if batch_sizes is None else batch_sizes, default=0)
+            sizes = {size for rows in range(1, most + 1) for size in options.split(rows, bucket)}
+            wanted += [(bucket, size) for size in sorted(sizes)]
         if (total := len(wanted) * len(variants)) > options.max_graphs:
             raise ConfigurationError(
                 f"the warm-up asks for {total} graphs, but max_graphs is {options.max_graphs}; raise it, or name "
@@ -297,14 +295,15 @@ class BucketedRunner:
                 raise BackendError(f"{name} has shape {array.shape}, but input_ids have shape {shape}")
         return shape[0], shape[1]
 
-    def _pad(self, name: str, array: NDArray[Any], num_rows: int, length: int) -> NDArray[Any]:
-        if array.shape == (num_rows, length):
-            return np.ascontiguousarray(array, dtype=self._types[name])
+    def _pad(self, name: str, array: NDArray[Any], group: Group) -> NDArray[Any]:
+        real = array[group.rows, : group.bucket]
+        if real.shape == (group.size, group.bucket):
+            return np.ascontiguousarray(real, dtype=self._types[name])
         padding = self.pad_token_id if name == "input_ids" else 0
-        batch = np.full((num_rows, length), padding, dtype=self._types[name])
-        batch[: len(array), : array.shape[1]] = array
+        batch = np.full((group.size, group.bucket), padding, dtype=self._types[name])
+        batch[: len(real), : real.shape[1]] = real
         # Rows that fill the batch up repeat a real one: without a single token, attention would divide by zero.
-        batch[len(array) :] = batch[0]
+        batch[len(real) :] = batch[0]
         return batch
 
     def _find_graph(

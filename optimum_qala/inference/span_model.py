@@ -17,6 +17,7 @@ from optimum_qala.errors import BackendError, CheckpointError, ConfigurationErro
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.inference.buckets import BucketCounters, BucketedRunner, Plan, Variant
 from optimum_qala.inference.graph import PRECISION_KEY, THREADS_KEY, choose_precision, cut_graph
+from optimum_qala.inference.grouping import pad_logits, real_lengths
 from optimum_qala.quantization.configuration import logit_names
 from optimum_qala.question_answering.predictor import position_capacity
 
@@ -48,6 +49,8 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
         ConfigurationError: If `precision` is not one of `PRECISIONS`, `buckets` are no `BucketOptions`, or `ov_config`
             contradicts one of them.
     """
+
+    leaves_padding_out = True  # for those who report at what length it runs
 
     def __init__(
         self,
@@ -162,7 +165,8 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
 
         Args:
             lengths: Lengths of the sequences that will come, in tokens; every bucket if None.
-            batch_sizes: Rows of the calls that will come; every batch size of a bucket if None.
+            batch_sizes: Rows of the calls that will come, or fewer, since a call's rows go to several buckets; every
+                batch size of a bucket if None.
             budgets: Budgets of these calls, as in `forward`; the one that `set_budget` chose if None.
 
         Returns:
@@ -190,6 +194,8 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
     ) -> QuestionAnsweringModelOutput:
         """Score every token as the start and as the end of the answer.
 
+        Padding at the end that all rows share is not computed; with buckets, hardly any is.
+
         Args:
             input_ids: Token ids. *Shape:* `(batch_size, sequence_length)`
             attention_mask: 1 for real tokens; all if None. *Shape:* `(batch_size, sequence_length)`
@@ -199,6 +205,7 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
 
         Returns:
             Start and end logits, `(batch_size, sequence_length)` each, of the kind (torch or numpy) that was given.
+            Those of padding mean nothing.
 
         Raises:
             CheckpointError: If a token id is outside the vocabulary.
@@ -217,11 +224,14 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
             inputs["token_type_ids"] = np.zeros_like(ids) if token_type_ids is None else np.asarray(token_type_ids)
         outputs: Any
         if self.buckets is None:
-            planned = {} if plan is None else dict(plan(ids, inputs["attention_mask"]))
+            if not self._has_fixed_length:
+                width = int(real_lengths(inputs["attention_mask"]).max(initial=1))
+                inputs = {name: np.ascontiguousarray(array[:, :width]) for name, array in inputs.items()}
+            planned = {} if plan is None else dict(plan(inputs["input_ids"], inputs["attention_mask"]))
             outputs = self._infer_request(exit_layer).infer(inputs | constants | planned, share_inputs=True)
         else:
             outputs = self.runner.run(inputs, constants, plan=plan, outputs=logit_names(exit_layer))
-        logits = [outputs[name] for name in logit_names(exit_layer)]
+        logits = [pad_logits(outputs[name], ids.shape[1]) for name in logit_names(exit_layer)]
         start_logits, end_logits = logits if isinstance(input_ids, np.ndarray) else map(torch.from_numpy, logits)
         return QuestionAnsweringModelOutput(start_logits=start_logits, end_logits=end_logits)
 
@@ -248,6 +258,11 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
     def _exit_layer(self, budget: Any) -> int | None:
         """Return the number of layers that a budget runs; None for all."""
         return None
+
+    @property
+    def _has_fixed_length(self) -> bool:
+        """Whether `reshape` gave the graph a fixed length."""
+        return bool(self.model.input("input_ids").get_partial_shape()[1].is_static)
 
     def _check_ids(self, ids: NDArray[np.int64]) -> None:
         # OpenVINO reads past the end of an embedding table without any error.

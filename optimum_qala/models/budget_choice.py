@@ -106,8 +106,7 @@ def fastest_enough(budgets: Mapping[str, Mapping[str, Any]], max_latency_ms: flo
         ConfigurationError: If the limit is not above 0.
         UnknownBudgetError: If no latency was measured under these conditions, or none is at or under the limit.
     """
-    if not max_latency_ms > 0:
-        raise ConfigurationError(f"max_latency_ms {max_latency_ms:g} is not above 0")
+    check_latency(max_latency_ms)
     found = matching_latencies(budgets, conditions)
     measured = {name: latency for name, latency in found.items() if budgets[name].get("f1") is not None}
     if not measured:
@@ -183,6 +182,19 @@ def check_loss(max_f1_loss: float) -> None:
         raise ConfigurationError(f"max_f1_loss {max_f1_loss:g} is not in [0, 1); 0.01 accepts 99 % of the full F1")
 
 
+def check_latency(max_latency_ms: float) -> None:
+    """Raise unless a limit is positive.
+
+    Args:
+        max_latency_ms: The limit in milliseconds.
+
+    Raises:
+        ConfigurationError: If it is not above 0.
+    """
+    if not max_latency_ms > 0:
+        raise ConfigurationError(f"max_latency_ms {max_latency_ms:g} is not above 0")
+
+
 def choose_budget(
     config: QuaLAMiniLMConfig,
     budget: Any,
@@ -211,10 +223,12 @@ def choose_budget(
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise ConfigurationError(f"give only one of {' and '.join(names)}")
+    # Limits are checked before the conditions, for which a graph may have to be compiled.
     if max_latency_ms is not None:
+        check_latency(max_latency_ms)
         budget = fastest_enough(config.budgets or {}, max_latency_ms, conditions())
     if max_f1_loss is not None:
-        check_loss(max_f1_loss)  # before the conditions, for which a graph may have to be compiled
+        check_loss(max_f1_loss)
         budget = cheapest_accurate(config.budgets or {}, max_f1_loss, conditions())
     return config.resolve_budget(budget)
 

@@ -128,10 +128,9 @@ class Candidate:
         Returns:
             As in `BenchmarkRow`.
         """
-        if pad_to is None:
+        if pad_to is None or getattr(self.model, "leaves_padding_out", False):
             return describe_padding(self.buckets)
-        # A bucket may be longer than what was asked for.
-        return f"fixed {pad_to if self.buckets is None else self.buckets.bucket(pad_to)}"
+        return f"fixed {pad_to}"
 
     def count_macs(self, windows: Sequence[Window]) -> int | None:
         """Add up the multiply-accumulate operations of windows; None if they are not known."""

@@ -177,8 +177,8 @@ class TestBenchmark:
         assert [row["padding"] for row in outcome.json["rows"]] == [
             "longest",
             "multiple of 32",
-            "fixed 40",
-            "fixed 64",
+            "longest",
+            "multiple of 32",
         ]
 
     def test_dropped_graphs_are_pointed_out(self, qala, tiny_folder, tmp_path):

@@ -104,7 +104,7 @@ def test_folded_retention_gives_the_logits_of_the_graph_that_takes_it(runner, ad
         inputs = batch(seed, 1 + seed % 4, 20 + 9 * (seed % 5))
         retention = random_retention(seed, 4)
         expected = adaptive_reference(inputs | of_budget(retention, inputs["input_ids"].shape[1]))
-        actual = bucketed.run(inputs, of_budget(retention, inputs["input_ids"].shape[1]))
+        actual = bucketed.run(inputs, plan=lambda ids, _, ratios=retention: of_budget(ratios, ids.shape[1]))
         gap = np.abs(actual["start_logits"] - expected["start_logits"]) * inputs["attention_mask"]
         different += (gap.max(axis=1) > 1e-4).tolist()
     assert sum(different) <= 1  # two tokens whose scores differ by less than rounding may swap places
@@ -232,6 +232,42 @@ class TestCompilation:
         np.testing.assert_allclose(first, second, atol=1e-5, rtol=1e-5)
 
 
+class TestPadding:
+    """Each row costs what its own length costs."""
+
+    def test_rows_go_to_the_buckets_of_their_own_lengths(self, runner, reference, monkeypatch):
+        bucketed = runner(batch_tokens=128, batch_sizes=(1, 2))
+        shapes, find_graph = [], bucketed._find_graph
+        monkeypatch.setattr(bucketed, "_find_graph", lambda *key: shapes.append(key[:2]) or find_graph(*key))
+        inputs = {name: array.copy() for name, array in ones(5, 100).items()}
+        for row, length in enumerate((40, 90, 20, 64, 33)):
+            inputs["attention_mask"][row, length:] = 0
+        found = bucketed.run(inputs)
+        assert shapes == [(1, 96), (2, 64), (1, 64), (1, 32)]
+        assert_same(found, reference(inputs), inputs["attention_mask"])
+        assert (found["start_logits"][2, 32:] == -1e4).all()
+        assert (found["end_logits"][1, 96:] == -1e4).all()
+
+    def test_padding_beyond_the_longest_bucket_does_not_matter(self, runner, reference):
+        inputs = {name: np.pad(array, ((0, 0), (0, 70))) for name, array in batch(4, 3, 40).items()}
+        found = runner(longest_bucket=64).run(inputs)
+        assert found["start_logits"].shape == (3, 110)
+        assert_same(found, reference(inputs), inputs["attention_mask"])
+
+    def test_zeros_within_a_row_are_no_padding(self, runner, reference):
+        inputs = batch(4, 1, 60)
+        inputs["attention_mask"][0, 20:30] = 0
+        inputs["attention_mask"][0, 50:] = 0
+        assert_same(runner().run(inputs), reference(inputs), inputs["attention_mask"])
+
+    def test_row_without_a_token_keeps_one(self, runner):
+        inputs = batch(4, 2, 60)
+        inputs["attention_mask"][1] = 0
+        bucketed = runner()
+        bucketed.run(inputs)
+        assert bucketed.counters.compilations == 2  # 64 and 32
+
+
 class TestPlan:
     """Constants that depend on the batch."""
 
@@ -278,6 +314,7 @@ class TestWarmUp:
         assert bucketed.warm_up(lengths=[20, 30, 60], batch_sizes=[1]) == 2
         assert bucketed.warm_up(lengths=[20], batch_sizes=[9]) == 1  # eight and one
         bucketed.run(ones(9, 32))
+        bucketed.run(ones(3, 32))  # as do those rows of a call of nine that fall into this bucket
         assert bucketed.counters.compilations == 3
 
     def test_more_graphs_than_are_kept_are_refused(self, runner):

@@ -44,6 +44,28 @@ def test_exits_in_buckets_equal_those_without(answer_exported, budget):
         assert bucketed.runner.is_static
 
 
+@pytest.mark.parametrize("budget", ["full", "fast"])
+def test_padding_that_all_rows_share_is_not_computed(model, budget, monkeypatch):
+    seen, infer_request = [], model._infer_request
+
+    class Request:
+        def __init__(self, exit_layer):
+            self.request = infer_request(exit_layer)
+
+        def infer(self, inputs, **options):
+            seen.append({name: inputs[name].shape for name in ("input_ids", "attention_mask", "token_type_ids")})
+            return self.request.infer(inputs, **options)
+
+    monkeypatch.setattr(model, "_infer_request", Request)
+    batch = random_batch(5, 3, 40)
+    padded = {name: torch.nn.functional.pad(tensor, (0, 25)) for name, tensor in batch.items()}
+    expected, found = model(**batch, budget=budget), model(**padded, budget=budget)
+    assert seen == 2 * [dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), (3, 40))]
+    assert found.start_logits.shape == (3, 65)
+    assert (found.end_logits[:, 40:] == -1e4).all()
+    torch.testing.assert_close(found.start_logits[:, :40], expected.start_logits, atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("budget", ["full", "fast", "1,1,0.5,0.5"])
 def test_no_shape_inside_is_left_open(bucketed, budget):
     bucketed(**random_batch(0, 2, 40), budget=budget)

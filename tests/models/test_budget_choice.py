@@ -8,6 +8,7 @@ from optimum_qala.errors import ConfigurationError, UnknownBudgetError
 from optimum_qala.models.budget_choice import (
     Conditions,
     cheapest_accurate,
+    choose_budget,
     cpu_name,
     fastest_enough,
     matching_latencies,
@@ -137,6 +138,17 @@ def test_cheapest_accurate_refuses_what_cannot_be_told():
     for loss in (-0.1, 1.0, float("nan")):
         with pytest.raises(ConfigurationError, match=rf"max_f1_loss {loss:g} is not in \[0, 1\)"):
             cheapest_accurate(BUDGETS, loss, HERE)
+
+
+@pytest.mark.parametrize("limits", [(0.0, None), (float("nan"), None), (None, 1.0), (None, -0.5)])
+def test_limits_are_checked_before_what_the_model_runs_on_is_looked_up(tiny_model, limits):
+    """A graph may have to be compiled for that."""
+
+    def look_up():
+        raise AssertionError("looked up")
+
+    with pytest.raises(ConfigurationError, match="is not"):
+        choose_budget(tiny_model.config, None, *limits, look_up)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Compare token scores: F1 at budgets, and the gold answers whose tokens all survive.
 
-Usage: python compare.py OUTPUT_JSON DATA NAME=MODEL ... The models are torch folders, trained alike but for their token
-score. Differences of F1 between models come with the standard error of a paired bootstrap over questions.
+Usage: python compare.py OUTPUT_JSON DATA NAME=MODEL ... The models are torch folders, trained alike but for their
+token score. Differences of F1 between models come with the standard error of a paired bootstrap over questions.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from optimum_qala.question_answering.records import QARecord, load_records
 from optimum_qala.question_answering.windows import Window, WindowOptions
 
 
-# Half, or 30 %, of the tokens leave after layer 2 (0-based): before layer 3 where the score is read on its input, and in
-# layer 2 where it is read on the layer's attention.
+# Tokens leave after layer 2 (0-based): before layer 3 where the score is read on its input, and in layer 2 where it is
+# read on the layer's attention.
 SURVIVAL = {ratio: f"1,1,{ratio},{ratio},{ratio},{ratio}" for ratio in (0.7, 0.5, 0.3)}
 SURVIVAL_BEFORE = {ratio: f"1,1,1,{ratio},{ratio},{ratio}" for ratio in (0.7, 0.5, 0.3)}
 BUDGETS = (
