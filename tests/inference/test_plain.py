@@ -167,13 +167,3 @@ class TestRefusals:
     def test_unknown_argument(self, plain_exported):
         with pytest.raises(ConfigurationError, match="from_pretrained has no argument 'dynamic'"):
             OVBucketedModelForQuestionAnswering.from_pretrained(plain_exported, dynamic=True)
-
-
-def test_graph_of_fixed_length_gets_that_length(plain_exported):
-    model = OVBucketedModelForQuestionAnswering.from_pretrained(plain_exported, buckets=False)
-    batch = random_batch(5, 2, 40)
-    padded = {name: torch.nn.functional.pad(tensor, (0, 24)) for name, tensor in batch.items()}
-    expected = model(**padded)
-    model.reshape(2, 64)
-    found = model(**padded)
-    assert distances(found, expected, padded["attention_mask"]).max() < 1e-4

@@ -66,6 +66,16 @@ def test_padding_that_all_rows_share_is_not_computed(model, budget, monkeypatch)
     torch.testing.assert_close(found.start_logits[:, :40], expected.start_logits, atol=0, rtol=0)
 
 
+def test_graph_of_fixed_length_gets_that_length(exported, model):
+    batch = random_batch(5, 2, 40)
+    padded = {name: torch.nn.functional.pad(tensor, (0, 24)) for name, tensor in batch.items()}
+    fixed = OVQuaLAMiniLMForQuestionAnswering.from_pretrained(exported)
+    fixed.reshape(2, 64)
+    for budget in ("full", "fast"):
+        expected, found = (made(**padded, budget=budget) for made in (model, fixed))
+        assert distances(found, expected, padded["attention_mask"]).max() < TOLERANCE
+
+
 @pytest.mark.parametrize("budget", ["full", "fast", "1,1,0.5,0.5"])
 def test_no_shape_inside_is_left_open(bucketed, budget):
     bucketed(**random_batch(0, 2, 40), budget=budget)

@@ -159,10 +159,17 @@ def test_macs_and_their_rate(monkeypatch, tiny_tokenizer):
 
 
 def test_padding_is_what_the_model_runs_at(tiny_tokenizer):
-    in_buckets = replace(candidate("slow", 0, [], tiny_tokenizer), buckets=BucketOptions(length_multiple=32))
+    plain = candidate("slow", 0, [], tiny_tokenizer)
+    in_buckets = replace(candidate("thrifty", 0, [], tiny_tokenizer), buckets=BucketOptions(length_multiple=32))
+    in_buckets.model.leaves_padding_out = True
     options = BenchmarkOptions(repeats=1, warmup=0, batch_sizes=(1,), pad_to=200)
-    rows = measure([in_buckets], [window(4)], options)
-    assert [(row.padding, row.pad_to) for row in rows] == [("multiple of 32", None), ("fixed 224", 200)]
+    rows = measure([plain, in_buckets], [window(4)], options)
+    assert {(row.name, row.padding, row.pad_to) for row in rows} == {
+        ("slow", "longest", None),
+        ("slow", "fixed 200", 200),
+        ("thrifty", "multiple of 32", None),
+        ("thrifty", "multiple of 32", 200),
+    }
 
 
 @pytest.mark.parametrize(
