@@ -179,7 +179,7 @@ def load_teacher(path: str, tokenizer: Any) -> Any:
 
 
 def _config_overrides(args: Namespace) -> dict[str, Any]:
-    names = ("token_scoring", "score_pooling", "protected_tokens", "drop_layers", "min_tokens")
+    names = ("token_scoring", "score_pooling", "span_heads", "protected_tokens", "drop_layers", "min_tokens")
     overrides = {name: getattr(args, name) for name in names if hasattr(args, name)}
     if overrides:
         overrides["budgets"] = {}  # those that a search found for another token selection mean nothing with this one

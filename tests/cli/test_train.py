@@ -124,6 +124,7 @@ def test_data_changed_since_the_interruption_is_noticed(qala, tiny_folder, tiny_
         ["--sub-model-label-weight", 0.5],
         ["--token-scoring", "attention"],
         ["--score-pooling", 0],
+        ["--span-heads"],
         ["--protected-tokens", "cls", "--token-scoring", "attention"],
         ["--drop-layers", "2,3"],
         ["--min-tokens", 20],
@@ -142,10 +143,17 @@ def test_option_changes_the_model(train, tmp_path, tiny_baseline, flags):
     assert not are_equal(weights(folder), tiny_baseline)
 
 
-@pytest.mark.parametrize("flags", [["--deep-supervision-weight", 0.2], ["--early-exit-prob", 1.0]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--deep-supervision-weight", 0.2],
+        ["--early-exit-prob", 1.0],
+        ["--min-exit-layer", 3],
+    ],
+)
 def test_option_of_early_span_heads_changes_the_model(train, flags):
-    _, plain = train("--token-scoring", "answer", output="plain")
-    _, folder = train("--token-scoring", "answer", *flags)
+    _, plain = train("--token-scoring", "answer", "--drop-layers", "3", output="plain")
+    _, folder = train("--token-scoring", "answer", "--drop-layers", "3", *flags)
     assert not are_equal(weights(folder), weights(plain))
 
 

@@ -166,6 +166,7 @@ def adaptivity(parser: argparse.ArgumentParser) -> None:
     number(group, "--layer-drop-prob", float, "layers that sub-models skip (default: 0.0)")
     number(group, "--deep-supervision-weight", float, "loss of the early span heads, if there are any (default: 1.0)")
     number(group, "--early-exit-prob", float, "random sub-models that stop at an early span head (default: 0.0)")
+    number(group, "--min-exit-layer", int, "fewest layers of these; heads before only choose tokens (default: 1)")
     group.add_argument("--divergence", choices=("forward", "reverse", "skew"), help="kind of KL (default: forward)")
     number(group, "--skew", float, "mixture of skew KL (default: 0.1)")
     number(group, "--temperature", float, "divides logits to compare (default: 1.0)")
@@ -180,6 +181,7 @@ def token_selection(parser: argparse.ArgumentParser) -> None:
         "--token-scoring", choices=("answer", "attention", "question"), help="score (default: question)"
     )
     number(group, "--score-pooling", int, "neighbours that share a score (default: 4)")
+    switch(group, "--span-heads", "span_heads", True, "early span heads, to stop early; always there with answer")
     group.add_argument(
         "--protected-tokens", choices=("question", "cls", "none"), help="tokens that always stay (default: question)"
     )
