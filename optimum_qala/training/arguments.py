@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from optimum_qala.distillation.auxiliary import parse_loss_weights
 from optimum_qala.distillation.divergences import check_divergence
 from optimum_qala.errors import ConfigurationError
 
@@ -60,6 +61,28 @@ class QuaLATrainingArguments(TrainingArguments):
     teacher_weight: float = field(
         default=0.5, metadata={"help": "Share of the teacher in the full-length model's loss, where one is given."}
     )
+    auxiliary_losses: dict[str, float] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Losses between the layers of the full-length model and those of the teacher, with their weights: "
+            "a mapping, or text such as hidden_states=1,relations=0.5."
+        },
+    )
+    sub_model_auxiliary_losses: dict[str, float] | str | None = field(
+        default=None,
+        metadata={"help": "The same between the layers of sub-models and those of the full-length model."},
+    )
+    teacher_layers: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Layer of the teacher, from 0, that each layer of the model learns from; spread evenly if not "
+            "given."
+        },
+    )
+    relation_heads: int | None = field(
+        default=None,
+        metadata={"help": "Relation heads of the loss 'relations'; as many as attention heads if not given."},
+    )
     eval_budgets: list[str] = field(
         default_factory=list,
         metadata={"help": "Budgets besides full length to evaluate at: names or ratios such as 1,1,0.8,0.8,0.5,0.5."},
@@ -74,6 +97,11 @@ class QuaLATrainingArguments(TrainingArguments):
                 f"eval_budgets {self.eval_budgets!r} is one text; give a list, such as [{self.eval_budgets!r}]"
             )
         check_divergence(self.divergence, self.temperature, self.skew)
+        self._check_ranges()
+        for name in ("auxiliary_losses", "sub_model_auxiliary_losses"):
+            setattr(self, name, parse_loss_weights(name, getattr(self, name)))
+
+    def _check_ranges(self) -> None:
         if self.num_random_sub_models < 0:
             raise ConfigurationError(
                 f"num_random_sub_models {self.num_random_sub_models} is negative; 0 turns them off"
@@ -85,8 +113,9 @@ class QuaLATrainingArguments(TrainingArguments):
             raise ConfigurationError(
                 f"deep_supervision_weight {self.deep_supervision_weight} is not a number of at least 0; 0 turns it off"
             )
-        if self.min_exit_layer < 1:
-            raise ConfigurationError(f"min_exit_layer {self.min_exit_layer} is less than 1")
+        for name in ("min_exit_layer", "relation_heads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} {getattr(self, name)} is less than 1")
         for name in ("sub_model_label_weight", "teacher_weight", "early_exit_prob"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigurationError(f"{name} {getattr(self, name)} is not in [0, 1]")

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from optimum_qala.distillation.divergences import span_divergence
+from optimum_qala.distillation.traces import Trace
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.models.span_output import span_loss
@@ -28,13 +29,16 @@ from optimum_qala.question_answering.features import WindowOptions, tokenize_for
 from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.training.arguments import QuaLATrainingArguments
+from optimum_qala.training.auxiliary import AuxiliaryLosses
 from optimum_qala.training.grouping import EpochLengthGroupedSampler
+from optimum_qala.training.pass_losses import LossLog, PassLoss, WeightedLoss
 from optimum_qala.training.sampling import (
     sample_exit_layer,
     sample_length_config,
     sample_skip_layers,
     smallest_length_config,
 )
+from optimum_qala.training.side_module import SideModuleTrainer
 
 
 logger = logging.get_logger(__name__)
@@ -59,13 +63,14 @@ class SubModel:
 
 @dataclass(frozen=True)
 class _FullPass:
-    """What the sub-models take from the full-length pass: logits to learn from, states to go on from."""
+    """What the sub-models take from the full-length pass: logits and layers to learn from, states to go on from."""
 
     logits: tuple[Tensor, Tensor]
     states: tuple[Tensor, ...] | None
+    trace: Trace
 
 
-class QuaLATrainer(Trainer):
+class QuaLATrainer(SideModuleTrainer):
     """Trains one model for every budget.
 
     Args:
@@ -74,16 +79,18 @@ class QuaLATrainer(Trainer):
         train_dataset: Features as `tokenize_for_training` makes them, or a list of `QARecord`.
         eval_dataset: Likewise. Records are evaluated by F1 and exact match too, at full length (`eval_f1`) and at
             every budget of `args.eval_budgets` (`eval_<budget>_f1`); features by their loss only.
-        teacher: A question answering model with the same tokenizer, whose logits the full-length model learns from
-            besides the labels. It stays outside the trained model and is never saved with it.
+        teacher: A question answering model with the same tokenizer, whose logits, and layers where
+            `args.auxiliary_losses` says so, the full-length model learns from besides the labels. It stays outside the
+            trained model and is never saved with it.
         window_options: How long contexts are cut where records are given.
         decode_options: How the answers to evaluation records are chosen. By default `DecodeOptions()`, with
             `allow_no_answer` where a record is impossible to answer, as in SQuAD v2.
         kwargs: The other arguments of transformers' Trainer. Records need the tokenizer as `processing_class`.
 
     Raises:
-        ConfigurationError: If records come without a tokenizer, a run on several GPUs is not started with torchrun, or
-            sub-models are to stop early in a model that cannot.
+        ConfigurationError: If records come without a tokenizer, a run on several GPUs is not started with torchrun,
+            sub-models are to stop early in a model that cannot, the teacher has another vocabulary, or an auxiliary
+            loss does not fit the models.
         UnknownBudgetError: If `args.eval_budgets` names a budget that the model does not carry.
     """
 
@@ -114,6 +121,11 @@ class QuaLATrainer(Trainer):
                 f"this process sees {args.n_gpu} GPUs: start one process for each with torchrun, "
                 "or set CUDA_VISIBLE_DEVICES to one of them"
             )
+        if teacher is not None and teacher.config.vocab_size != model.config.vocab_size:
+            raise ConfigurationError(
+                f"the teacher has a vocabulary of {teacher.config.vocab_size} tokens, the model one of "
+                f"{model.config.vocab_size}; both must read the same tokens"
+            )
         super().__init__(
             model,
             args,
@@ -125,8 +137,9 @@ class QuaLATrainer(Trainer):
         # the model wherever forward takes keyword arguments.
         self.model_accepts_loss_kwargs = False
         self.teacher = None if teacher is None else teacher.to(self.args.device).eval().requires_grad_(False)
+        self.auxiliary = self.side_module = AuxiliaryLosses(model, self.teacher, self.args).to(self.args.device)
         self._micro_step = (-1, 0)  # optimisation step, and how many batches of it have been seen
-        self._pass_losses: dict[str, list[Tensor]] = {}
+        self._loss_log = LossLog()
         if args.num_sub_models == 0:
             logger.warning(
                 "Length-adaptive training is OFF: no sub-model is trained, so the model loses much of its accuracy "
@@ -215,27 +228,24 @@ class QuaLATrainer(Trainer):
         step, seen = self._micro_step
         micro_step = seen + 1 if step == self.state.global_step else 0
         self._micro_step = (self.state.global_step, micro_step)
+        if micro_step == 0:
+            self.clear_side_gradients()
         sub_models = self.draw_sub_models(self.state.global_step, micro_step)
 
         with self.compute_loss_context_manager():
             with self._gradient_sync(model, last=not sub_models):
-                loss, deep_loss, full = self._full_length_loss(model, inputs, bool(sub_models))
-            total = self._note("full", loss, deep_loss)
+                pass_loss, full = self._full_length_loss(model, inputs, bool(sub_models))
+            self._loss_log.note("full", pass_loss)
+            total = pass_loss.total
             for number, sub_model in enumerate(sub_models, start=1):
                 with self._gradient_sync(model, last=number == len(sub_models)):
-                    loss, deep_loss = self._sub_model_loss(model, inputs, sub_model, full)
-                total = total + self._note(sub_model.name, loss, deep_loss)
+                    pass_loss = self._sub_model_loss(model, inputs, sub_model, full)
+                self._loss_log.note(sub_model.name, pass_loss)
+                total = total + pass_loss.total
         scaled: Tensor = total / ((1 + len(sub_models)) * self.current_gradient_accumulation_steps)
         self.accelerator.backward(scaled)
+        self.share_side_gradients()
         return scaled.detach()
-
-    def _note(self, name: str, loss: Tensor, deep_loss: Tensor | None) -> Tensor:
-        """Remember the losses of a pass for the log, and return them weighted."""
-        self._pass_losses.setdefault(name, []).append(loss.detach())
-        if deep_loss is None:
-            return loss
-        self._pass_losses.setdefault(f"{name}_span_heads", []).append(deep_loss.detach())
-        return loss + self.args.deep_supervision_weight * deep_loss
 
     @contextlib.contextmanager
     def _gradient_sync(self, model: nn.Module, last: bool) -> Iterator[None]:
@@ -245,26 +255,37 @@ class QuaLATrainer(Trainer):
 
     def _full_length_loss(
         self, model: nn.Module, inputs: dict[str, Any], has_sub_models: bool
-    ) -> tuple[Tensor, Tensor | None, _FullPass]:
-        """Return the loss of the full-length model, that of its early span heads if they train, and the pass."""
-        heads = self._supervised_heads()
-        output = model(
-            **inputs,
-            budget="full",
-            output_hidden_states=has_sub_models,
-            **({"output_exit_logits": True} if heads else {}),
-        )
+    ) -> tuple[PassLoss, _FullPass]:
+        """Return the losses of the full-length model, early span heads that train included, and the pass."""
+        heads, mask = self._supervised_heads(), inputs["attention_mask"]
+        with self.auxiliary.record_full_pass(self.model, mask, has_sub_models) as trace:
+            output = model(
+                **inputs,
+                budget="full",
+                output_hidden_states=has_sub_models,
+                **({"output_exit_logits": True} if heads else {}),
+            )
         logits = (output.start_logits, output.end_logits)
-        loss = output.loss
+        pass_loss = PassLoss(output.loss)
         if self.teacher is not None:
             features = {name: value for name, value in inputs.items() if name not in _LABELS}
-            with torch.no_grad():
+            with torch.no_grad(), self.auxiliary.record_teacher(self.teacher, mask) as teacher_trace:
                 taught = self.teacher(**features)
             distilled = self._divergence((taught.start_logits, taught.end_logits), logits, inputs)
-            loss = (1.0 - self.args.teacher_weight) * loss + self.args.teacher_weight * distilled
+            weight = self.args.teacher_weight
+            pass_loss = PassLoss(
+                (1.0 - weight) * output.loss + weight * distilled,
+                self.auxiliary.full_length_losses(teacher_trace, trace),
+            )
         taught_logits = (logits[0].detach(), logits[1].detach())
         deep_losses = [self._span_head_loss(output.exit_logits[head], taught_logits, inputs) for head in heads]
-        return loss, _mean(deep_losses), _FullPass(taught_logits, output.hidden_states)
+        self._add_span_heads(pass_loss, deep_losses)
+        return pass_loss, _FullPass(taught_logits, output.hidden_states, trace)
+
+    def _add_span_heads(self, pass_loss: PassLoss, losses: list[Tensor]) -> None:
+        if losses:
+            deep_loss = torch.stack(losses).mean()
+            pass_loss.extras["span_heads"] = WeightedLoss(self.args.deep_supervision_weight, deep_loss)
 
     def _supervised_heads(self) -> list[int]:
         """Name the early span heads that some budget reads: to choose tokens, or to answer after `min_exit_layer`."""
@@ -290,10 +311,10 @@ class QuaLATrainer(Trainer):
 
     def _sub_model_loss(
         self, model: nn.Module, inputs: dict[str, Any], sub_model: SubModel, full: _FullPass
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the loss of a sub-model and that of the early span heads which see fewer tokens than at full length.
+    ) -> PassLoss:
+        """Return the losses of a sub-model, and of the early span heads which see fewer tokens than at full length.
 
-        Without the second one a budget that both drops tokens and stops early would read heads that never saw a
+        Without these a budget that both drops tokens and stops early would read heads that never saw a
         shortened sequence.
         """
         label_weight = self.args.sub_model_label_weight
@@ -301,19 +322,21 @@ class QuaLATrainer(Trainer):
         if label_weight == 0.0:
             features = {name: value for name, value in inputs.items() if name not in _LABELS}
         heads = self._shortened_heads(sub_model.length_config)
-        output = model(
-            **features,
-            budget=sub_model.length_config,
-            skip_layers=sub_model.skip_layers,
-            shared_states=full.states,
-            **({"output_exit_logits": True} if heads else {}),
-        )
+        with self.auxiliary.record_sub_model(self.model, inputs["attention_mask"]) as trace:
+            output = model(
+                **features,
+                budget=sub_model.length_config,
+                skip_layers=sub_model.skip_layers,
+                shared_states=full.states,
+                **({"output_exit_logits": True} if heads else {}),
+            )
         loss = self._divergence(full.logits, (output.start_logits, output.end_logits), inputs)
         if label_weight > 0.0:
             loss = label_weight * output.loss + (1.0 - label_weight) * loss
+        pass_loss = PassLoss(loss, self.auxiliary.sub_model_losses(full.trace, trace))
         early = [output.exit_logits[head].unbind(dim=-1) for head in heads]
-        deep_losses = [self._divergence(full.logits, logits, inputs) for logits in early]
-        return loss, _mean(deep_losses)
+        self._add_span_heads(pass_loss, [self._divergence(full.logits, logits, inputs) for logits in early])
+        return pass_loss
 
     def _divergence(
         self, teacher: tuple[Tensor, Tensor], student: tuple[Tensor, Tensor], inputs: dict[str, Any]
@@ -335,10 +358,8 @@ class QuaLATrainer(Trainer):
             args: Passed on.
             kwargs: Passed on.
         """
-        if "loss" in logs and self._pass_losses:
-            for name, losses in self._pass_losses.items():
-                logs[f"loss_{name}"] = round(torch.stack(losses).mean().item(), 4)
-            self._pass_losses = {}
+        if "loss" in logs:
+            logs.update(self._loss_log.take())
         super().log(logs, *args, **kwargs)
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> EvalLoopOutput:
@@ -369,10 +390,6 @@ class QuaLATrainer(Trainer):
                 name = prefix if budget == "full" else f"{prefix}_{budget}"
                 output.metrics.update({f"{name}_{key}": scores[key] for key in ("f1", "exact_match")})
         return output
-
-
-def _mean(losses: list[Tensor]) -> Tensor | None:
-    return torch.stack(losses).mean() if losses else None
 
 
 def _holds_records(dataset: Any) -> bool:

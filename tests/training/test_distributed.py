@@ -19,21 +19,24 @@ from tests.conftest import tiny_config
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
-def train(folder: Path, *launcher: str, rows: int) -> dict[str, torch.Tensor]:
+def train(folder: Path, *launcher: str, rows: int, auxiliary: bool) -> dict[str, torch.Tensor]:
     output = folder / f"rows-{rows}"
     output.mkdir()
     command = [sys.executable, *launcher, str(SCRIPT), str(folder / "model"), str(folder / "data.jsonl"), str(output)]
-    done = subprocess.run([*command, str(rows)], capture_output=True, text=True, check=False, timeout=120)
+    options = [str(rows), *["auxiliary"] * auxiliary]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     weights: dict[str, torch.Tensor] = torch.load(output / "weights.pt", weights_only=True)
     return weights
 
 
-@pytest.mark.parametrize("token_scoring", ["answer"])
+@pytest.mark.parametrize(
+    ("token_scoring", "auxiliary"), [("answer", False), ("question", True)], ids=["plain", "auxiliary"]
+)
 def test_two_processes_train_what_one_trains_on_the_global_batch(
-    tmp_path: Path, tiny_tokenizer: Any, records: list[QARecord], token_scoring: str
+    tmp_path: Path, tiny_tokenizer: Any, records: list[QARecord], token_scoring: str, auxiliary: bool
 ) -> None:
-    """LayerDrop, early exits, several sub-models a step and early span heads included."""
+    """LayerDrop, early exits, several sub-models a step and early span heads included; auxiliary losses, too."""
     torch.manual_seed(0)
     model = QuaLAMiniLMForQuestionAnswering(tiny_config(token_scoring=token_scoring, drop_layers=[1, 2, 3]))
     model.save_pretrained(tmp_path / "model")
@@ -48,11 +51,12 @@ def test_two_processes_train_what_one_trains_on_the_global_batch(
         for record in records[:16]
     ]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    one = train(tmp_path, rows=4)
-    two = train(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", rows=2)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    one, two = train(tmp_path, rows=4, auxiliary=auxiliary), train(tmp_path, *launcher, rows=2, auxiliary=auxiliary)
     start = model.state_dict()
     assert one.keys() == two.keys()
-    moved = [name for name in one if not torch.equal(one[name], start[name])]
+    assert sum("projections" in name for name in one) == (3 if auxiliary else 0)
+    moved = [name for name in one if name not in start or not torch.equal(one[name], start[name])]
     assert len(moved) > 50
     for name in one:
         torch.testing.assert_close(two[name], one[name], atol=1e-6, rtol=1e-4, msg=name)

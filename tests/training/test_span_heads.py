@@ -85,8 +85,9 @@ def test_full_pass_trains_every_head_that_a_budget_reads(
         torch.testing.assert_close(gradients_of(answer_model)[name], gradient, msg=name)
     has_gradient = [head.weight.grad is not None for head in answer_model.quala.encoder.span_heads]
     assert has_gradient == [index in heads for index in range(4)]
-    assert trainer._pass_losses["full"][0].item() == pytest.approx(output.loss.item())
-    assert trainer._pass_losses["full_span_heads"][0].item() == pytest.approx((sum(deep) / len(deep)).item())
+    logged = trainer._loss_log.take()  # rounded to four digits
+    assert logged["loss_full"] == pytest.approx(output.loss.item(), abs=1e-4)
+    assert logged["loss_full_span_heads"] == pytest.approx((sum(deep) / len(deep)).item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.5])
@@ -108,16 +109,18 @@ def test_sub_model_trains_the_heads_that_see_fewer_tokens(
 
     trainer.training_step(answer_model, dict(batch))
 
-    full, deep, whole = trainer._full_length_loss(reference, batch, has_sub_models=False)
+    full, whole = trainer._full_length_loss(reference, batch, has_sub_models=False)
     output = reference(**batch, budget=sub_model.length_config, output_exit_logits=True)
     mask = batch["attention_mask"]
     loss = span_divergence(whole.logits, (output.start_logits, output.end_logits), mask)
     # Head 0 reads no more than at full length, head 1 chooses the first survivors among all tokens.
     heads = [span_divergence(whole.logits, output.exit_logits[head].unbind(dim=-1), mask) for head in (2, 3)]
-    ((full + weight * deep + loss + weight * sum(heads) / 2) / 2).backward()
+    deep = full.extras["span_heads"].loss
+    ((full.loss + weight * deep + loss + weight * sum(heads) / 2) / 2).backward()
     for name, gradient in gradients_of(reference).items():
         torch.testing.assert_close(gradients_of(answer_model)[name], gradient, msg=name)
-    assert trainer._pass_losses["smallest_span_heads"][0].item() == pytest.approx((sum(heads) / 2).item())
+    logged = trainer._loss_log.take()
+    assert logged["loss_smallest_span_heads"] == pytest.approx((sum(heads) / 2).item(), abs=1e-4)
 
 
 def test_weight_of_zero_trains_no_head(
@@ -130,7 +133,7 @@ def test_weight_of_zero_trains_no_head(
     trainer = make_stepper(tmp_path, answer_model, tiny_tokenizer, records, **settings)
     trainer.training_step(answer_model, make_batch(records[:4], tiny_tokenizer))
     assert all(parameter.grad is None for parameter in answer_model.quala.encoder.span_heads.parameters())
-    assert "full_span_heads" not in trainer._pass_losses
+    assert "loss_full_span_heads" not in trainer._loss_log.take()
 
 
 def test_step_costs_its_passes_and_the_heads(

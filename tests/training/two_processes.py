@@ -1,6 +1,7 @@
 """Trains a tiny model for a few steps, in as many processes as torchrun starts, and saves its weights.
 
-Usage: two_processes.py MODEL DATA OUTPUT ROWS, where ROWS is the batch of one process.
+Usage: two_processes.py MODEL DATA OUTPUT ROWS [auxiliary], where ROWS is the batch of one process, and "auxiliary"
+adds a teacher of another width and every auxiliary loss.
 """
 
 from __future__ import annotations
@@ -10,16 +11,25 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
 
 from optimum_qala import QuaLAMiniLMForQuestionAnswering, QuaLATrainer, QuaLATrainingArguments
+from optimum_qala.distillation.auxiliary import AUXILIARY_LOSSES
 from optimum_qala.question_answering.features import WindowOptions
 from optimum_qala.question_answering.records import load_records
 
 
-def main(model_path: str, data: str, output: str, rows: str) -> None:
+def make_teacher() -> BertForQuestionAnswering:
+    """A teacher of another width and depth than the model."""
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    return BertForQuestionAnswering(BertConfig(vocab_size=200, initializer_range=0.3, **sizes))
+
+
+def main(model_path: str, data: str, output: str, rows: str, auxiliary: str = "") -> None:
     """Train and save."""
     model = QuaLAMiniLMForQuestionAnswering.from_pretrained(model_path)
+    weights = dict.fromkeys(AUXILIARY_LOSSES, 0.01) if auxiliary else {}
     arguments = QuaLATrainingArguments(
         output_dir=str(Path(output) / "run"),
         use_cpu=True,
@@ -29,8 +39,10 @@ def main(model_path: str, data: str, output: str, rows: str) -> None:
         learning_rate=0.1,
         drop_ratio_bound=0.5,
         layer_drop_prob=0.3,
-        early_exit_prob=0.5,
+        early_exit_prob=0.5 if model.config.has_span_heads else 0.0,
         num_random_sub_models=2,
+        auxiliary_losses=weights,
+        sub_model_auxiliary_losses={name: weight for name, weight in weights.items() if name != "embeddings"},
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -42,10 +54,11 @@ def main(model_path: str, data: str, output: str, rows: str) -> None:
         train_dataset=load_records(data),
         window_options=WindowOptions(max_length=48, doc_stride=8, max_question_length=16),
         processing_class=AutoTokenizer.from_pretrained(model_path),
+        teacher=make_teacher() if auxiliary else None,
     )
     trainer.train()
     if trainer.is_world_process_zero():
-        torch.save(model.state_dict(), Path(output) / "weights.pt")
+        torch.save(model.state_dict() | trainer.auxiliary.state_dict(), Path(output) / "weights.pt")
 
 
 if __name__ == "__main__":

@@ -173,6 +173,19 @@ def adaptivity(parser: argparse.ArgumentParser) -> None:
     number(group, "--sub-model-label-weight", float, "labels in a sub-model's loss (default: 0.0)")
     group.add_argument("--teacher", metavar="MODEL", help="fine-tuned model with the same vocabulary to learn from")
     number(group, "--teacher-weight", float, "its share of the loss (default: 0.5)")
+    losses(group, "--auxiliary-losses", "losses between the layers of the model and of the teacher, and their weights")
+    losses(group, "--sub-model-auxiliary-losses", "the same between the layers of sub-models and of the full model")
+    group.add_argument(
+        "--teacher-layers",
+        type=layers,
+        metavar="I,J,...",
+        help="layer of the teacher, from 0, for each layer of the model (default: spread evenly)",
+    )
+    number(group, "--relation-heads", int, "heads of the loss 'relations' (default: the attention heads)")
+
+
+def losses(parser: argparse._ActionsContainer, flag: str, help_text: str) -> None:
+    parser.add_argument(flag, metavar="LOSSES", help=f"{help_text}, as in hidden_states=1,relations=0.5")
 
 
 def token_selection(parser: argparse.ArgumentParser) -> None:
