@@ -14,7 +14,7 @@ for score in attention question answer; do
         --train_file "$data/train.json" --output_dir "$work/$score" --token_scoring "$score" --span_heads true \
         --drop_layers 2 3 4 5 --drop_ratio_bound 0.5 --num_random_sub_models 1 --smallest_sub_model false \
         --early_exit_prob 0.5 --min_exit_layer 3 --deep_supervision_weight 2 --per_device_train_batch_size 32 \
-        --learning_rate 7e-5 --max_steps 250 --warmup_steps 0.05 --weight_decay 0.01 \
+        --learning_rate 7e-5 --max_steps 200 --warmup_steps 0.05 --weight_decay 0.01 \
         --train_sampling_strategy group_by_length --bf16 --use_cpu --logging_steps 10 --save_steps 100 \
         --save_total_limit 1 --eval_strategy no
 done
