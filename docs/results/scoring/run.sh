@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Reproduces the comparison of token scores: one training each, alike but for the score, then F1, survival and latency.
+# Reproduces the comparison of token scores: one training each, alike but for the score, then F1 and survival.
 # Usage: docs/results/scoring/run.sh PLAIN DATA WORK
 # PLAIN is a fine-tuned MiniLM, DATA holds train.json and validation.json. Results go to docs/results/scoring/raw.
 set -euo pipefail
@@ -20,13 +20,4 @@ for score in attention question answer; do
 done
 python "$here/compare.py" "$raw/validation.json" "$data/validation.json" answer="$work/answer" \
     question="$work/question" attention="$work/attention"
-for score in attention question answer; do
-    optimum-cli qala quantize --model "$work/$score" --backend openvino --data "$data/train.json" --budget full \
-        --budget 1,1,0.7,0.5,0.5,0.5 --output "$work/$score-int8"
-    optimum-cli qala benchmark --model "$work/$score-int8" --data "$data/validation.json" --no-f1 --buckets \
-        --length-multiple 16 --num-windows 24 --repeats 5 --budget full --budget 1,1,1,1,1,1@4 \
-        --budget 1,1,1,0.7,0.7,0.7@4 --budget 1,1,1,0.5,0.5,0.5@4 --budget 1,1,0.7,0.7,0.7,0.7@4 \
-        --budget 1,1,0.5,0.5,0.5,0.5@4 --output "$work/$score-benchmark"
-    cp "$work/$score-benchmark/results.json" "$raw/$score-latency.json"
-done
 sed -i "s#$data#DATA#g; s#$work#WORK#g; s#$plain#PLAIN#g" "$raw"/*.json  # whose machine it was is nobody's business
