@@ -21,6 +21,9 @@ from optimum_qala.version import __version__
 # Public name -> module that defines it, loaded when the name is first used.
 _LAZY = {
     "BucketOptions": "optimum_qala.inference.bucket_options",
+    "INCQuaLAConfig": "optimum_qala.quantization.inc_configuration",
+    "INCQuaLAMiniLMForQuestionAnswering": "optimum_qala.inference.inc",
+    "INCQuaLAQuantizer": "optimum_qala.quantization.inc",
     "OVBucketedModelForQuestionAnswering": "optimum_qala.inference.plain",
     "OVQuaLAConfig": "optimum_qala.quantization.configuration",
     "OVQuaLAMiniLMForQuestionAnswering": "optimum_qala.inference.openvino",
@@ -31,6 +34,9 @@ _LAZY = {
 
 __all__ = [
     "BucketOptions",
+    "INCQuaLAConfig",
+    "INCQuaLAMiniLMForQuestionAnswering",
+    "INCQuaLAQuantizer",
     "LengthConfig",
     "OVBucketedModelForQuestionAnswering",
     "OVQuaLAConfig",

@@ -34,6 +34,8 @@ LEVELS = (
         "search.store",
         "training.sampling",
         "quantization.configuration",
+        "quantization.inc_configuration",
+        "quantization.stored_configuration",
     ),
     ("distillation.", "inference.graph", "inference.sizes"),
     (
@@ -43,6 +45,7 @@ LEVELS = (
         "quantization.calibration",
         "quantization.cpu",
         "quantization.export",
+        "quantization.inc_export",
         "quantization.outliers",
     ),
     ("inference.", "question_answering.pipeline"),

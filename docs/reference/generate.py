@@ -96,7 +96,7 @@ def definition(place: str) -> Definition:
 
 
 def constant(place: str) -> Any:
-    """Evaluate a constant of a module: literals, or names of such constants.
+    """Evaluate a constant of a module, or one that it imports from another module of the package.
 
     Args:
         place: "module:name".
@@ -109,6 +109,8 @@ def constant(place: str) -> Any:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             return ast.literal_eval(node.value)  # type: ignore[union-attr]
+        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
+            return constant(f"{node.module}:{name}")
     raise KeyError(f"{module} defines no {name}")
 
 

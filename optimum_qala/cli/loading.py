@@ -16,9 +16,10 @@ from transformers.utils import logging
 
 from optimum_qala._compat import require
 from optimum_qala.checkpoints import check_tokenizer, load_backbone
-from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError, QuaLAError
+from optimum_qala.errors import CheckpointError, ConfigurationError, QuaLAError
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.inference.graph import PRECISION_KEY, THREADS_KEY, check_plain_graph, find_file, read_graph
+from optimum_qala.inference.inc_graph import GRAPH_NAME, WEIGHTS_NAME
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.question_answering.predictor import position_capacity
 
@@ -37,7 +38,7 @@ class LoadedModel:
     Args:
         model: Called with tensors and `budget=`; has `config`.
         tokenizer: Its tokenizer.
-        backend: "torch" or "openvino".
+        backend: "torch", "openvino" or "inc".
         size_bytes: What graph or weights take on disk; None if they are not in a folder here.
     """
 
@@ -54,7 +55,7 @@ class LoadedModel:
     @property
     def precision(self) -> str:
         """What float operations run in, for example "f32"."""
-        if self.backend == "openvino":
+        if self.backend != "torch":
             return str(self.model.precision)
         return {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}.get(self.model.dtype, "other")
 
@@ -68,6 +69,8 @@ class LoadedModel:
         """What matrix products run in: "int8" if the graph is quantized, else as `precision`."""
         if self.backend == "torch":
             return self.precision
+        if self.backend == "inc":
+            return "int8" if self.model.num_int8_layers else self.precision
         graph = self.model.graph if isinstance(self.model, PlainModel) else self.model.model
         is_quantized = any(operation.get_type_name() == "FakeQuantize" for operation in graph.get_ops())
         return "int8" if is_quantized else self.precision
@@ -87,9 +90,9 @@ class LoadedModel:
             The model in buckets, which shares the graph.
 
         Raises:
-            ConfigurationError: If the model runs in torch.
+            ConfigurationError: If the model does not run in OpenVINO.
         """
-        refuse_torch(self.backend)
+        refuse_buckets(self.backend)
         from optimum_qala.inference.plain import OVBucketedModelForQuestionAnswering
 
         is_plain = isinstance(self.model, PlainModel)
@@ -117,7 +120,7 @@ def load_model(
 
     Args:
         path: The folder, or a repository id on the Hub.
-        backend: "torch" or "openvino"; by default what the folder holds.
+        backend: "torch", "openvino" or "inc"; by default what the folder holds.
         allow_new_head: Accept a checkpoint whose heads are not trained yet, as training does.
         threads: Threads of one call; the back end's own choice by default.
         bulk: Batches of many windows are what it will run: keep memory flat however many they are.
@@ -129,19 +132,20 @@ def load_model(
 
     Raises:
         CheckpointError: If there is nothing to load, or model and tokenizer do not belong together.
-        BackendError: If this version cannot run the back end.
-        ConfigurationError: If `threads` is less than 1, or buckets are asked for in torch.
+        BackendError: If the model is one for another back end.
+        ConfigurationError: If `threads` is less than 1, or buckets are asked for elsewhere than in OpenVINO.
     """
     if threads is not None:
         if threads < 1:
             raise ConfigurationError(f"threads {threads} is less than 1")
         torch.set_num_threads(threads)
     if buckets is not None:
-        refuse_torch(backend)
-    chosen = backend or ("openvino" if buckets is not None or holds_ir(path) else "torch")
-    refuse_inc(chosen)
+        refuse_buckets(backend)
+    chosen = backend or ("openvino" if buckets is not None else find_backend(path))
     _check_folder(path, chosen)
-    if chosen == "openvino":
+    if chosen == "inc":
+        model = _load_inc(path)
+    elif chosen == "openvino":
         model = _load_openvino(path, threads, buckets, BULK_CONFIG if bulk and buckets is None else {})
     else:
         model = _load_torch(path, allow_new_head, config_overrides)
@@ -153,7 +157,7 @@ def size_on_disk(path: str | Path, backend: str) -> int | None:
 
     Args:
         path: Its folder, or a repository id.
-        backend: "openvino" counts the exported graph if there is one; else the torch checkpoint counts.
+        backend: "openvino" and "inc" count the exported graph if there is one; else the torch checkpoint counts.
 
     Returns:
         Bytes, or None if the path is no folder.
@@ -161,9 +165,12 @@ def size_on_disk(path: str | Path, backend: str) -> int | None:
     folder = Path(path)
     if not folder.is_dir():
         return None
-    graph = [folder / IR_FILE, (folder / IR_FILE).with_suffix(".bin")]
-    if backend == "openvino" and graph[0].is_file():
-        files = graph
+    graphs = {
+        "openvino": [folder / IR_FILE, (folder / IR_FILE).with_suffix(".bin")],
+        "inc": [folder / GRAPH_NAME, folder / WEIGHTS_NAME],
+    }
+    if backend in graphs and graphs[backend][0].is_file():
+        files = graphs[backend]
     else:
         files = [*folder.glob("model*.safetensors")] or [*folder.glob("pytorch_model*.bin")]
     return sum(file.stat().st_size for file in files if file.is_file())
@@ -211,32 +218,18 @@ class PlainModel:
         return int(self.model.request.get_property(THREADS_KEY))
 
 
-def refuse_torch(backend: str | None) -> None:
-    """Raise if a command is asked for buckets in torch.
+def refuse_buckets(backend: str | None) -> None:
+    """Raise if a command is asked for buckets elsewhere than in OpenVINO.
 
     Args:
         backend: What `--backend` was, if it was given.
 
     Raises:
-        ConfigurationError: If it was "torch".
+        ConfigurationError: If it was another one than "openvino".
     """
-    if backend == "torch":
-        raise ConfigurationError("buckets are graphs of OpenVINO; leave --backend torch out, or the flags of buckets")
-
-
-def refuse_inc(backend: str | None) -> None:
-    """Raise if a command is asked for Intel Neural Compressor.
-
-    Args:
-        backend: What `--backend` was, if it was given.
-
-    Raises:
-        BackendError: If it was "inc".
-    """
-    if backend == "inc":
-        raise BackendError(
-            "--backend inc (Intel Neural Compressor) is not available in this version; "
-            "use --backend openvino for int8 or --backend torch for the trained model"
+    if backend not in (None, "openvino"):
+        raise ConfigurationError(
+            f"buckets are graphs of OpenVINO; leave --backend {backend} out, or the flags of buckets"
         )
 
 
@@ -299,6 +292,17 @@ def _load_openvino(path: str, threads: int | None, buckets: BucketOptions | None
         raise CheckpointError(_cannot_load(path, error)) from error
 
 
+def _load_inc(path: str) -> Any:
+    from optimum_qala.inference.inc import INCQuaLAMiniLMForQuestionAnswering
+
+    try:
+        return INCQuaLAMiniLMForQuestionAnswering.from_pretrained(path)
+    except QuaLAError:
+        raise
+    except (OSError, ValueError) as error:
+        raise CheckpointError(_cannot_load(path, error)) from error
+
+
 def _load_plain(path: str, file: Path, ov_config: dict[str, Any]) -> PlainModel:
     from optimum.intel.openvino import OVModelForQuestionAnswering
 
@@ -314,18 +318,27 @@ def _load_plain(path: str, file: Path, ov_config: dict[str, Any]) -> PlainModel:
     return PlainModel(model, "f32")
 
 
+def find_backend(path: str) -> str:
+    """Tell what runs the model of a folder or repository; the faster one if there are several."""
+    return "openvino" if holds_ir(path) else "inc" if _holds(path, GRAPH_NAME) else "torch"
+
+
 def holds_ir(path: str) -> bool:
-    """Tell whether a folder or repository holds an exported model."""
+    """Tell whether a folder or repository holds a model that was exported to OpenVINO."""
+    return _holds(path, IR_FILE)
+
+
+def _holds(path: str, name: str) -> bool:
     if Path(path).is_dir():
-        return (Path(path) / IR_FILE).is_file()
+        return (Path(path) / name).is_file()
     if _looks_like_folder(path):
         return False
     try:
-        return bool(file_exists(path, IR_FILE))
+        return bool(file_exists(path, name))
     except HFValidationError:
         return False  # loading it will say what is wrong
     except (HTTPError, OfflineModeIsEnabled):
-        return isinstance(try_to_load_from_cache(path, IR_FILE), str)
+        return isinstance(try_to_load_from_cache(path, name), str)
 
 
 def _looks_like_folder(path: str) -> bool:
@@ -341,7 +354,7 @@ def _check_folder(path: str, backend: str) -> None:
             raise CheckpointError(f"model folder {path} does not exist")
         return
     # OpenVINO runs a torch checkpoint too, in float32.
-    legal = (IR_FILE, *TORCH_FILES) if backend == "openvino" else TORCH_FILES
+    legal = {"openvino": (IR_FILE, *TORCH_FILES), "inc": (GRAPH_NAME,)}.get(backend, TORCH_FILES)
     if not any((folder / name).is_file() for name in legal):
         raise CheckpointError(f"{path} holds no model for --backend {backend}: it has none of {', '.join(legal)}")
 

@@ -14,7 +14,7 @@ from optimum_qala.cli.loading import (
     PlainTorchModel,
     load_model,
     load_tokenizer,
-    refuse_torch,
+    refuse_buckets,
     size_on_disk,
 )
 from optimum_qala.errors import ConfigurationError
@@ -83,7 +83,7 @@ class ModelSource:
 
     def in_buckets(self, buckets: BucketOptions) -> ModelSource:
         """Return the same model in buckets."""
-        refuse_torch(self.backend)
+        refuse_buckets(self.backend)
         return ModelSource(self.path, "openvino", threads=self.threads, buckets=buckets, unbucketed=self)
 
 

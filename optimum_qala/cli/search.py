@@ -68,6 +68,10 @@ def run(args: Namespace, console: Console) -> None:
         args: The parsed command line.
         console: Where to write.
     """
+    if getattr(args, "backend", None) == "inc":
+        raise BackendError(
+            "--backend inc does not search in this version; search the torch checkpoint, then quantize the result"
+        )
     options = given(args, SearchOptions)
     SearchOptions(**options)  # a bad option should not cost the time to load a model
     finalist_options = FinalistOptions(**given(args, FinalistOptions))

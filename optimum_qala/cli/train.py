@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from optimum_qala.cli.console import Console
-from optimum_qala.cli.loading import LoadedModel, load_model, refuse_inc
+from optimum_qala.cli.loading import LoadedModel, load_model
 from optimum_qala.cli.options import given, window_options
 from optimum_qala.cli.outputs import resumable_folder, run_settings, write_json
 from optimum_qala.errors import BackendError, CheckpointError
@@ -35,7 +35,6 @@ def run(args: Namespace, console: Console) -> None:
         args: The parsed command line.
         console: Where to write.
     """
-    refuse_inc(getattr(args, "backend", None))
     if getattr(args, "backend", "torch") != "torch":
         raise BackendError(
             f"--backend {args.backend} does not train; train with torch, then quantize for {args.backend}"

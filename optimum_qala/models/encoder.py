@@ -8,7 +8,7 @@ head is a function of one token, so logits are restored, and not the hidden stat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -44,13 +44,14 @@ class Schedule:
         exit_layer: Number of layers that run; all if None.
         skip_layers: Layers that LayerDrop removes from this pass; they do not drop tokens either.
         sizes: Leading tokens that hold every question, then the tokens of the widest sample that leave each layer of
-            `config.dropping_layers`; counted if None. *Shape:* `(1 + num_dropping_layers,)`
+            `config.dropping_layers`; counted if None. Numbers, where `torch.export` takes them from the shapes of
+            its inputs. *Shape:* `(1 + num_dropping_layers,)`
     """
 
     ratios: Ratios = field(default_factory=dict)
     exit_layer: int | None = None
     skip_layers: Collection[int] = ()
-    sizes: Tensor | None = None
+    sizes: Tensor | Sequence[int] | None = None
 
 
 @dataclass

@@ -8,6 +8,7 @@ rewritten exactly).
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from .configuration_quala_minilm import QuaLAMiniLMConfig
-from .token_selection import TOKEN_SCORES, Tokens, gather_rows
+from .token_selection import TOKEN_SCORES, Tokens, gather_rows, leading_rows
 
 
 def additive_mask(valid: Tensor, dtype: torch.dtype) -> Tensor:
@@ -96,7 +97,9 @@ class QuaLAMiniLMSelfAttention(nn.Module):
 
     def probabilities(self, query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
         """Attend in float32 and without dropout. *Shape:* `(batch_size, num_heads, num_rows, num_tokens)`."""
-        with torch.autocast(query.device.type, enabled=False):
+        # torch.export would keep the context as an operator of its own, around which nothing can be fused.
+        is_exporting = torch.compiler.is_exporting()
+        with contextlib.nullcontext() if is_exporting else torch.autocast(query.device.type, enabled=False):
             scores = torch.matmul(query.float(), key.float().transpose(2, 3)) / math.sqrt(self.head_size)
             return torch.softmax(scores + mask.float(), dim=-1)
 
@@ -217,8 +220,8 @@ class QuaLAMiniLMLayer(nn.Module):
         self, hidden_states: Tensor, key: Tensor, tokens: Tokens, mask: Tensor, num_rows: int | None
     ) -> Tensor:
         # The question leads the sequence and its tokens are protected, so its rows are the first ones in every layer.
-        query = self.attention.self.query(hidden_states[:, :num_rows])
-        return self._score(query, key, tokens.question[:, :num_rows], mask)
+        query = self.attention.self.query(leading_rows(hidden_states, num_rows))
+        return self._score(query, key, leading_rows(tokens.question, num_rows), mask)
 
 
 __all__ = [

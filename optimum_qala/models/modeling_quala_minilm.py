@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -69,7 +69,11 @@ class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
         self._budget = choose_budget(self.config, budget, max_latency_ms, max_f1_loss, Conditions.of_torch)
 
     def _schedule(
-        self, budget: Any, retention: Tensor | None, sizes: Tensor | None, skip_layers: Collection[int]
+        self,
+        budget: Any,
+        retention: Tensor | None,
+        sizes: Tensor | Sequence[int] | None,
+        skip_layers: Collection[int],
     ) -> Schedule:
         layers = self.config.dropping_layers
         if illegal := sorted(set(skip_layers) - set(range(self.config.num_hidden_layers))):
@@ -80,10 +84,12 @@ class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
         if retention is not None and budget is not None:
             raise ConfigurationError("give either budget or retention, not both")
         for name, given, expected in (("retention", retention, len(layers)), ("sizes", sizes, 1 + len(layers))):
-            if given is not None and not is_tracing() and tuple(given.shape) != (expected,):
+            if given is None or is_tracing():
+                continue
+            if (shape := tuple(torch.as_tensor(given).shape)) != (expected,):
                 raise LengthConfigError(
-                    f"{name} has shape {tuple(given.shape)}, but the model drops tokens in layers {list(layers)}: it "
-                    f"must have shape ({expected},)"
+                    f"{name} has shape {shape}, but the model drops tokens in layers {list(layers)}: it must have "
+                    f"shape ({expected},)"
                 )
         if retention is not None:
             ratios: dict[int, float | Tensor] = {layer: retention[index] for index, layer in enumerate(layers)}

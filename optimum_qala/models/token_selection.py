@@ -131,13 +131,41 @@ class Tokens:
 
 
 def is_tracing() -> bool:
-    """Tell whether a graph is being traced, in which sizes and counts are tensors."""
+    """Tell whether a graph is being made, in which sizes stay symbols: by tracing, or by `torch.export`."""
+    if torch.compiler.is_exporting():
+        return True
     return torch.jit.is_tracing()  # type: ignore[attr-defined,no-any-return,no-untyped-call]
 
 
-def as_size(count: Tensor) -> int:
-    """Make a size of a 0-dimensional tensor: an integer, or while tracing the tensor, so that it stays dynamic."""
+def as_size(count: Tensor | int) -> int:
+    """Make a size of a count.
+
+    Args:
+        count: A 0-dimensional tensor, or a size already: `torch.export` takes sizes from the shapes of its inputs.
+
+    Returns:
+        An integer, or while tracing the tensor or symbol that was given, so that it stays dynamic.
+    """
     return count if is_tracing() else int(count)  # type: ignore[return-value]
+
+
+def max_over_neighbours(scores: Tensor, num_neighbours: int) -> Tensor:
+    """Take the maximum over some entries on each side.
+
+    Args:
+        scores: *Shape:* `(batch_size, num_tokens)`
+        num_neighbours: Entries on each side.
+
+    Returns:
+        *Shape:* `(batch_size, num_tokens)`
+    """
+    size = 2 * num_neighbours + 1
+    if torch.compiler.is_exporting():  # max_pool1d would make the number of tokens a constant of the graph
+        padded = torch.nn.functional.pad(scores, (num_neighbours, num_neighbours), value=float("-inf"))
+        return padded.unfold(1, size, 1).amax(dim=-1)
+    return torch.nn.functional.max_pool1d(
+        scores.unsqueeze(1), kernel_size=size, stride=1, padding=num_neighbours
+    ).squeeze(1)
 
 
 def find_tokens(input_ids: Tensor, attention_mask: Tensor, sep_token_id: int, protected_tokens: str) -> Tokens:
@@ -218,10 +246,7 @@ def select_survivors(
     # In float32: half precision would tie scores that differ, and cannot hold the constants below.
     scores = torch.where(tokens.valid > 0, scores.to(torch.float32), _NEVER)
     if score_pooling:
-        pooled = torch.nn.functional.max_pool1d(
-            scores.unsqueeze(1), kernel_size=2 * score_pooling + 1, stride=1, padding=score_pooling
-        ).squeeze(1)
-        scores = pooled + TIE_BREAK * scores
+        scores = max_over_neighbours(scores, score_pooling) + TIE_BREAK * scores
     scores = torch.where(tokens.protected > 0, _ALWAYS, torch.where(tokens.valid > 0, scores, _NEVER))
     width = as_size(num_kept.max()) if width is None else width
     best = torch.topk(scores, width, dim=1).indices
@@ -245,6 +270,21 @@ def gather_rows(values: Tensor, indices: Tensor) -> Tensor:
     starts = torch.arange(batch_size, device=indices.device).unsqueeze(1) * num_tokens
     rows = values.reshape(-1, width).index_select(0, (indices + starts).reshape(-1))
     return rows.reshape(batch_size, -1, width)
+
+
+def leading_rows(values: Tensor, num_rows: int | None) -> Tensor:
+    """Take the first rows of each sample.
+
+    Args:
+        values: *Shape:* `(batch_size, num_tokens, ...)`
+        num_rows: How many; all if None.
+
+    Returns:
+        *Shape:* `(batch_size, num_rows, ...)`
+    """
+    if num_rows is not None and torch.compiler.is_exporting():  # a slice would promise that it is not all of them
+        return values.index_select(1, torch.arange(num_rows, device=values.device))
+    return values[:, :num_rows]
 
 
 def narrow(tokens: Tokens, survivors: Survivors, sequence_length: int) -> Tokens:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from optimum_qala.errors import DataError
+from optimum_qala.errors import ConfigurationError, DataError
 from optimum_qala.inference.graph import retention_of
 from optimum_qala.inference.sizes import plan_sizes
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET, QuaLAMiniLMConfig
@@ -20,7 +20,7 @@ from optimum_qala.question_answering.records import QARecord
 from optimum_qala.question_answering.windows import WindowOptions, make_windows
 
 
-__all__ = ["calibration_budgets", "calibration_samples"]
+__all__ = ["calibration_budgets", "calibration_samples", "choose_drop_layers", "narrow_config"]
 
 # Where a model names no budgets: the range that a graph of its layers will be asked for.
 DEFAULT_DROP_RATIOS = (0.1, 0.2)
@@ -54,6 +54,53 @@ def calibration_budgets(
             even = LengthConfig.from_drop_ratio(config.num_hidden_layers, ratio, config.dropping_layers)
             budgets[str(even)] = even
     return budgets
+
+
+def narrow_config(config: QuaLAMiniLMConfig, drop_layers: Sequence[int] | None) -> QuaLAMiniLMConfig:
+    """Copy a configuration, with other layers that may drop.
+
+    Args:
+        config: The configuration.
+        drop_layers: 0-based layers; None means all of them.
+
+    Returns:
+        The copy, checked: its budgets fit.
+
+    Raises:
+        LengthConfigError: If a budget drops in another layer.
+    """
+    fields = config.to_dict()
+    fields["drop_layers"] = None if drop_layers is None else sorted(drop_layers)
+    narrowed: QuaLAMiniLMConfig = QuaLAMiniLMConfig.from_dict(fields)
+    return narrowed
+
+
+def choose_drop_layers(
+    config: QuaLAMiniLMConfig, setting: str, budgets: Mapping[str, LengthConfig | None]
+) -> list[int] | None:
+    """Choose the layers that may drop tokens in the graph.
+
+    Args:
+        config: Configuration of the model.
+        setting: "model" or "budgets", as in the configurations of the quantizers.
+        budgets: Budgets that are calibrated at.
+
+    Returns:
+        0-based layers; None keeps those of the model.
+
+    Raises:
+        ConfigurationError: If the budgets leave no layer that drops tokens.
+    """
+    if setting == "model":
+        return None
+    named = [config.resolve_budget(name) for name in config.budgets or {}]
+    layers = {layer for budget in (*named, *budgets.values()) if budget for layer in budget.drop_layers}
+    if not layers:
+        raise ConfigurationError(
+            f"drop_layers 'budgets' leaves no layer that drops tokens, since no budget among {sorted(budgets)} "
+            "drops any; search budgets first or use drop_layers 'model'"
+        )
+    return sorted(layers)
 
 
 def calibration_samples(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import logging
-
-from optimum_qala.errors import CheckpointError, ConfigurationError
+from optimum_qala.errors import ConfigurationError
+from optimum_qala.quantization.stored_configuration import (
+    check_choices,
+    check_count,
+    freeze_lists,
+    read_configuration,
+    write_configuration,
+)
 
 
 __all__ = [
@@ -22,8 +26,6 @@ __all__ = [
     "OVQuaLAConfig",
     "logit_names",
 ]
-
-logger = logging.get_logger(__name__)
 
 CONFIG_NAME = "openvino_quala_config.json"
 IR_NAME = "openvino_model.xml"
@@ -93,13 +95,8 @@ class OVQuaLAConfig:
     accuracy: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("budgets", "ignored_names", "ignored_patterns"):  # JSON knows no tuples
-            value = getattr(self, name)
-            if isinstance(value, str):
-                raise ConfigurationError(f"{name} {value!r} is not a list")
-            object.__setattr__(self, name, None if value is None else tuple(value))
-        if isinstance(self.num_samples, bool) or not isinstance(self.num_samples, int) or self.num_samples < 1:
-            raise ConfigurationError(f"num_samples {self.num_samples!r} is not a positive integer")
+        freeze_lists(self, ("budgets", "ignored_names", "ignored_patterns"))
+        check_count("num_samples", self.num_samples)
         alpha = self.smooth_quant_alpha
         if alpha is not None and not 0.0 <= alpha <= 1.0:
             raise ConfigurationError(f"smooth_quant_alpha {alpha!r} is not in [0, 1]; None turns it off")
@@ -109,15 +106,15 @@ class OVQuaLAConfig:
             )
         if self.budgets is not None and not self.budgets:
             raise ConfigurationError("budgets is empty; name budgets to calibrate at, or leave it out for all of them")
-        legal = {
-            "preset": PRESETS,
-            "overflow_fix": OVERFLOW_FIXES,
-            "drop_layers": DROP_LAYERS,
-            "precision": PRECISIONS,
-        }
-        for name, values in legal.items():
-            if getattr(self, name) not in values:
-                raise ConfigurationError(f"{name} {getattr(self, name)!r} is not one of {list(values)}")
+        check_choices(
+            self,
+            {
+                "preset": PRESETS,
+                "overflow_fix": OVERFLOW_FIXES,
+                "drop_layers": DROP_LAYERS,
+                "precision": PRECISIONS,
+            },
+        )
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the file beside the model.
@@ -128,11 +125,7 @@ class OVQuaLAConfig:
         Returns:
             The file.
         """
-        file = Path(folder) / CONFIG_NAME
-        temporary = file.with_name(f".{file.name}.tmp")
-        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        temporary.replace(file)
-        return file
+        return write_configuration(self, Path(folder) / CONFIG_NAME)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> OVQuaLAConfig:
@@ -162,18 +155,4 @@ class OVQuaLAConfig:
         Raises:
             CheckpointError: If it does not exist, is damaged or holds an illegal value.
         """
-        try:
-            content = json.loads(Path(file).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CheckpointError(f"{file} cannot be read ({error.strerror}); was the model quantized?") from error
-        except ValueError as error:
-            raise CheckpointError(f"{file} is not JSON ({error}); quantize the model again") from error
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{file} holds a {type(content).__name__}, not an object; quantize the model again")
-        known = {item.name for item in fields(cls)} & set(content)
-        if unknown := sorted(set(content) - known):  # of a newer version: no reason not to run the model
-            logger.warning(f"{file} holds {unknown}, which this version of optimum-qala does not know")
-        try:
-            return cls(**{name: content[name] for name in known})
-        except (ConfigurationError, TypeError) as error:
-            raise CheckpointError(f"{file}: {error}") from error
+        return read_configuration(cls, file)

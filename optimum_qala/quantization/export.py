@@ -19,6 +19,7 @@ from optimum_qala._compat import require
 from optimum_qala.errors import BackendError, ConfigurationError
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering, QuaLAMiniLMPreTrainedModel
+from optimum_qala.quantization.calibration import narrow_config
 from optimum_qala.quantization.configuration import IR_NAME, RETENTION_INPUT, SIZES_INPUT, logit_names
 
 
@@ -155,25 +156,6 @@ def export_model(
         convert.export(traced, export_config, folder / IR_NAME, stateful=False, library_name="transformers")
     config.save_pretrained(folder)
     return config
-
-
-def narrow_config(config: QuaLAMiniLMConfig, drop_layers: Sequence[int] | None) -> QuaLAMiniLMConfig:
-    """Copy a configuration, with other layers that may drop.
-
-    Args:
-        config: The configuration.
-        drop_layers: 0-based layers; None means all of them.
-
-    Returns:
-        The copy, checked: its budgets fit.
-
-    Raises:
-        LengthConfigError: If a budget drops in another layer.
-    """
-    fields = config.to_dict()
-    fields["drop_layers"] = None if drop_layers is None else sorted(drop_layers)
-    narrowed: QuaLAMiniLMConfig = QuaLAMiniLMConfig.from_dict(fields)
-    return narrowed
 
 
 def register_export() -> None:

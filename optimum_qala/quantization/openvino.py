@@ -6,7 +6,7 @@ import contextlib
 import copy
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,14 +20,18 @@ from optimum_qala._folders import check_output, new_folder
 from optimum_qala.checkpoints import check_tokenizer, load_backbone
 from optimum_qala.errors import CheckpointError, ConfigurationError, DataError
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET, QuaLAMiniLMConfig
-from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering
-from optimum_qala.quantization.calibration import calibration_budgets, calibration_samples
+from optimum_qala.quantization.accuracy import score_budgets, write_measurements
+from optimum_qala.quantization.calibration import (
+    calibration_budgets,
+    calibration_samples,
+    choose_drop_layers,
+    narrow_config,
+)
 from optimum_qala.quantization.configuration import IR_NAME, OVQuaLAConfig
 from optimum_qala.quantization.cpu import choose_overflow_fix
 from optimum_qala.quantization.outliers import BRANCH_NAME, find_outlier_neurons, split_outlier_neurons
 from optimum_qala.quantization.selection import selection_operations
-from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import load_records
 from optimum_qala.question_answering.windows import WindowOptions
 from optimum_qala.version import __version__
@@ -113,7 +117,7 @@ class OVQuaLAQuantizer:
         config = config or OVQuaLAConfig()
         output = check_output(save_directory)
         budgets = calibration_budgets(self.model.config, config.budgets)
-        drop_layers = self._drop_layers(config, budgets)
+        drop_layers = choose_drop_layers(self.model.config, config.drop_layers, budgets)
         overflow_fix, reason = choose_overflow_fix(config.overflow_fix)
         logger.info(f"overflow_fix {overflow_fix!r}: {reason}")
         report = progress or logger.info
@@ -146,30 +150,15 @@ class OVQuaLAQuantizer:
             accuracy = {}
             if validation is not None:
                 models = {"float32": float_model, "int8": model}
-                accuracy = self._score(models, validation, window_options, report)
+                accuracy = score_budgets(models, self.tokenizer, validation, window_options, report)
             name = validation_name or f"{len(validation or ())} validation questions"
-            _write_measurements(model.config, accuracy, name)
+            write_measurements(model.config, accuracy, name)
             model.quantization = replace(config, applied=applied, versions=_versions(), accuracy=accuracy)
             model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
         return type(model).from_pretrained(output, export=False, precision=config.precision)
 
-    def _drop_layers(self, config: OVQuaLAConfig, budgets: Mapping[str, LengthConfig | None]) -> list[int] | None:
-        """Choose the layers that may drop in the graph; None keeps those of the model."""
-        if config.drop_layers == "model":
-            return None
-        named = [self.model.config.resolve_budget(name) for name in self.model.config.budgets or {}]
-        layers = {layer for budget in (*named, *budgets.values()) if budget for layer in budget.drop_layers}
-        if not layers:
-            raise ConfigurationError(
-                f"drop_layers 'budgets' leaves no layer that drops tokens, since no budget among {sorted(budgets)} "
-                "drops any; search budgets first or use drop_layers 'model'"
-            )
-        return sorted(layers)
-
     def _narrow(self, drop_layers: list[int] | None) -> QuaLAMiniLMConfig:
-        from optimum_qala.quantization.export import narrow_config
-
         config = self.model.config
         return narrow_config(config, config.drop_layers if drop_layers is None else drop_layers)
 
@@ -224,27 +213,10 @@ class OVQuaLAQuantizer:
         model = OVQuaLAMiniLMForQuestionAnswering(graph, float_model.config, precision=config.precision)
         return model, float_model, {"ignored_operations": len(ignored)}
 
-    def _score(
-        self,
-        models: Mapping[str, OVQuaLAMiniLMForQuestionAnswering],
-        records: list[Any],
-        window_options: WindowOptions | None,
-        report: Callable[[str], Any],
-    ) -> dict[str, dict[str, dict[str, float]]]:
-        """Return F1 and EM of each model at each budget."""
-        accuracy: dict[str, dict[str, dict[str, float]]] = {}
-        for budget in dict.fromkeys((FULL_BUDGET, *(self.model.config.budgets or {}))):
-            for kind, model in models.items():
-                scores = evaluate(model, self.tokenizer, records, budget=budget, window_options=window_options)
-                kept = {"f1": float(scores["f1"]), "em": float(scores["exact_match"])}
-                accuracy.setdefault(budget, {})[kind] = kept
-                report(f"{budget} {kind}: F1 {kept['f1']:.2f}, EM {kept['em']:.2f}")
-        return accuracy
-
 
 def _load_trained(path: str | Path) -> QuaLAMiniLMForQuestionAnswering:
     folder = Path(path)
-    if (folder / IR_NAME).is_file() and not any(folder.glob("*.safetensors*")):
+    if (folder / IR_NAME).is_file() and not any(folder.glob("model*.safetensors*")):
         raise CheckpointError(
             f"{path} is exported already ({IR_NAME}); quantize the torch checkpoint that it was made of"
         )
@@ -270,23 +242,6 @@ def _ignored_operations(graph: Any, config: OVQuaLAConfig) -> list[str]:
     if not config.quantize_embeddings:
         ignored.update(name for name in names if "embeddings" in name)
     return sorted(ignored)
-
-
-def _write_measurements(
-    config: QuaLAMiniLMConfig, accuracy: Mapping[str, Mapping[str, Mapping[str, float]]], dataset: str
-) -> None:
-    """Make what the budgets say true of the int8 model, in place.
-
-    Latencies were measured on another model. Scores were too, and are replaced where there are new ones: quantization
-    changes the ranking of the budgets. Without new ones they stay as a hint.
-    """
-    budgets = config.budgets or {}
-    for name, budget in budgets.items():
-        budget.pop("latency_ms", None)
-        if accuracy:
-            int8 = accuracy[name]["int8"]
-            budget.pop("split", None)
-            budgets[name] = budget | {"f1": int8["f1"], "em": int8["em"], "dataset": dataset}
 
 
 def _versions() -> dict[str, str]:

@@ -199,10 +199,10 @@ class TestLoading:
         )
 
     @pytest.mark.parametrize("command", ["evaluate", "predict"])
-    def test_inc_is_said_to_be_unavailable(self, qala, tiny_folder, tiny_data, command):
+    def test_checkpoint_without_the_graph_is_no_model_for_inc(self, qala, tiny_folder, tiny_data, command):
         outcome = qala(command, "--model", tiny_folder, "--data", tiny_data, "--backend", "inc")
         assert outcome.code == 1
-        assert "not available in this version; use --backend openvino" in outcome.error
+        assert "holds no model for --backend inc: it has none of inc_graph.json" in outcome.error
 
 
 def test_pad_to_lengthens_every_batch(qala, tiny_folder, tiny_data, monkeypatch):

@@ -93,8 +93,10 @@ def test_limit_bounds_the_calibration(quantize, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--backend", "torch"], "--backend torch has no int8 in this version"),
-        (["--backend", "inc"], "not available in this version"),
+        (["--backend", "torch"], "--backend torch has no int8; use --backend openvino or --backend inc"),
+        (["--backend", "inc", "--preset", "mixed"], "--preset is for --backend openvino; --backend inc does not"),
+        (["--approach", "dynamic"], "--approach is for --backend inc; --backend openvino does not have it"),
+        (["--ignore-module", "x"], "--ignore-module is for --backend inc; --backend openvino does not have it"),
         (["--num-samples", 0], "num_samples 0 is not a positive integer"),
         (["--budget", "slow"], "no budget 'slow'"),
         (["--model", "./absent"], "model folder ./absent does not exist"),

@@ -441,7 +441,7 @@ def test_no_exits_and_the_least_of_them_exclude_each_other(search):
     [
         (["--drop-ratio-bound", 0], "drop_ratio_bound 0 is not in (0, 1)"),
         (["--iterations", 0, "--population-size", 0], "there is nothing to search"),
-        (["--backend", "inc"], "not available in this version"),
+        (["--backend", "inc"], "--backend inc does not search in this version"),
     ],
 )
 def test_search_without_anything_to_search_is_refused(search, flags, message):

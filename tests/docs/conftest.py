@@ -45,8 +45,10 @@ class Block:
     @property
     def can_run(self) -> bool:
         """False if the block needs an extra that is not installed."""
-        needs = self.note == "needs: openvino" or (self.language == "bash" and re.search("int8|openvino", self.text))
-        return is_available("openvino") or not needs
+        needs = [self.note.removeprefix("needs: ")] if self.note.startswith("needs: ") else []
+        if self.language == "bash" and re.search("int8|openvino", self.text):
+            needs.append("openvino")
+        return all(is_available(extra) for extra in needs)
 
     @property
     def command_lines(self) -> list[str]:

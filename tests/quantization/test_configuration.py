@@ -69,7 +69,7 @@ def test_damaged_file_is_named(tmp_path, content, message):
 
 def test_field_of_a_newer_version_is_ignored_with_a_warning(tmp_path, monkeypatch):
     messages = []
-    monkeypatch.setattr("optimum_qala.quantization.configuration.logger.warning", messages.append)
+    monkeypatch.setattr("optimum_qala.quantization.stored_configuration.logger.warning", messages.append)
     file = tmp_path / "openvino_quala_config.json"
     file.write_text('{"bits": 4, "num_samples": 7}', encoding="utf-8")
     assert OVQuaLAConfig.from_pretrained(tmp_path) == OVQuaLAConfig(num_samples=7)

@@ -134,7 +134,8 @@ class QuantizeCommand(_Subcommand):
             "Quantize a searched model to int8. One file serves every budget; calibrate with training questions.",
             "  optimum-cli qala quantize --model searched --backend openvino --data train.json --output int8\n"
             "  optimum-cli qala quantize --model searched --backend openvino --data train.json \\\n"
-            "      --validation-data dev.json --output int8",
+            "      --validation-data dev.json --output int8\n"
+            "  optimum-cli qala quantize --model searched --backend inc --data train.json --output int8-inc",
         )
         flags.model(parser)
         parser.add_argument(
@@ -146,16 +147,33 @@ class QuantizeCommand(_Subcommand):
         flags.budgets(parser, f"calibrate at this budget; may be repeated (default: all): {flags.BUDGET_HELP}")
         group = parser.add_argument_group("int8")
         flags.number(group, "--num-samples", int, "questions to calibrate with (default: 300)")
-        group.add_argument("--preset", choices=("performance", "mixed"), help="of activations (default: mixed)")
-        flags.number(group, "--smooth-quant-alpha", float, "share of outliers that move into weights (default: 0.5)")
         flags.number(group, "--outlier-factor", float, "neurons this far above the usual stay float (default: 2.0)")
         flags.switch(group, "--no-outlier-neurons", "outlier_factor", None, "keep all neurons in int8")
-        group.add_argument("--overflow-fix", choices=("auto", "enable", "disable"), help="use 7 bits (default: auto)")
-        group.add_argument("--precision", choices=("f32", "bf16"), help="of the other operations (default: f32)")
         group.add_argument("--drop-layers", choices=("model", "budgets"), help="that may drop (default: model)")
-        flags.switch(group, "--exact-bias-correction", "fast_bias_correction", False, "slower, more exact")
         flags.switch(group, "--no-quantize-embeddings", "quantize_embeddings", False, "keep embeddings in float")
         flags.number(group, "--seed", int, "seed of the choice of samples (default: 42)")
+        group = parser.add_argument_group("int8 with --backend openvino")
+        group.add_argument("--preset", choices=("performance", "mixed"), help="of activations (default: mixed)")
+        flags.number(group, "--smooth-quant-alpha", float, "share of outliers that move into weights (default: 0.5)")
+        group.add_argument("--overflow-fix", choices=("auto", "enable", "disable"), help="use 7 bits (default: auto)")
+        group.add_argument("--precision", choices=("f32", "bf16"), help="of the other operations (default: f32)")
+        flags.switch(group, "--exact-bias-correction", "fast_bias_correction", False, "slower, more exact")
+        group = parser.add_argument_group("int8 with --backend inc")
+        group.add_argument("--approach", choices=("static", "dynamic"), help="of activations (default: static)")
+        group.add_argument(
+            "--activation-algorithm", choices=("minmax", "kl"), help="that finds static ranges (default: minmax)"
+        )
+        flags.switch(group, "--symmetric-activations", "activation_symmetric", True, "centre static ranges on zero")
+        group.add_argument(
+            "--weight-granularity", choices=("per_channel", "per_tensor"), help="of scales (default: per_channel)"
+        )
+        group.add_argument(
+            "--ignore-module",
+            action="append",
+            dest="ignored_modules",
+            metavar="PATTERN",
+            help="keep linear layers of matching names in float; may be repeated",
+        )
         flags.windows(parser)
         flags.common(parser)
 

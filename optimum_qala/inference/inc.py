@@ -1,0 +1,361 @@
+"""QuaLA-MiniLM in int8 by Intel Neural Compressor, run by torch: one graph, any budget, chosen per call."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import CommitOperationAdd, HfApi
+from numpy.typing import NDArray
+from torch import Tensor, fx
+from transformers import AutoConfig
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
+from transformers.utils import logging
+
+from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError
+from optimum_qala.inference.graph import find_file, retention_of
+from optimum_qala.inference.grouping import pad_logits, real_lengths
+from optimum_qala.inference.inc_graph import GRAPH_NAME, WEIGHTS_NAME, cut_graph, read_graph
+from optimum_qala.inference.int8_kernels import has_kernels, use_int8_kernels
+from optimum_qala.inference.sizes import plan_sizes
+from optimum_qala.models.budget_choice import Conditions, choose_budget
+from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
+from optimum_qala.models.conversion import HUB_ARGUMENTS
+from optimum_qala.models.length_config import LengthConfig
+from optimum_qala.quantization.configuration import IR_NAME, RETENTION_INPUT, SIZES_INPUT, logit_names
+from optimum_qala.quantization.cpu import has_safe_int8, read_cpu_flags
+from optimum_qala.quantization.inc_configuration import INC_CONFIG_NAME, INCQuaLAConfig
+from optimum_qala.quantization.inc_export import graph_inputs, graph_outputs, input_names
+from optimum_qala.question_answering.predictor import position_capacity
+
+
+__all__ = ["INCQuaLAMiniLMForQuestionAnswering"]
+
+logger = logging.get_logger(__name__)
+
+
+class INCQuaLAMiniLMForQuestionAnswering:
+    """An int8 QuaLA-MiniLM that torch runs on a CPU. Calls take the same `budget` as the torch model's.
+
+    Its linear layers are the int8 kernels that torch carries, so nothing is compiled and any shape runs at once.
+    Threads may share a model. A thread that needs another budget than the others names it in the call; `set_budget`
+    changes it for all.
+
+    Args:
+        graph: The graph, as `read_graph` reads it.
+        config: Configuration of the model.
+        quantization: How the model was quantized.
+        files: The files that the graph was read from, which `save_pretrained` copies.
+
+    Raises:
+        BackendError: If the graph's inputs or outputs are not those that the configuration asks for.
+    """
+
+    leaves_padding_out = True  # for those who report at what length it runs
+    device = torch.device("cpu")
+    dtype = torch.float32  # of what is not int8
+    precision = "f32"
+
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        config: QuaLAMiniLMConfig,
+        *,
+        quantization: INCQuaLAConfig,
+        files: tuple[Path, Path],
+    ) -> None:
+        _check_graph(graph, config)
+        self.config = config
+        self.quantization = quantization
+        self.files = files
+        self.num_int8_layers = use_int8_kernels(graph)
+        if not has_kernels():
+            logger.warning(
+                f"torch {torch.__version__} has no int8 kernels for this CPU, so the model runs in float32, with int8 "
+                "weights and slower than the torch model; install a build of torch with oneDNN"
+            )
+        elif not has_safe_int8(read_cpu_flags()):
+            logger.warning(
+                "this CPU has no VNNI, so sums of int8 products may overflow and answers may be wrong; quantize with "
+                "--backend openvino, which has an overflow fix"
+            )
+        self._graph = graph
+        self._programs: dict[int | None, fx.GraphModule] = {}
+        self._lock = threading.Lock()
+        self._budget: LengthConfig | None = None
+
+    @property
+    def budget(self) -> LengthConfig | None:
+        """LengthConfig that calls use where they name no budget; None is full length."""
+        return self._budget
+
+    @property
+    def threads(self) -> int:
+        """Threads that a call runs on."""
+        return torch.get_num_threads()
+
+    def set_budget(
+        self, budget: Any = None, *, max_latency_ms: float | None = None, max_f1_loss: float | None = None
+    ) -> None:
+        """Choose the budget of the calls that name none, by itself or by what was measured at the named ones.
+
+        Args:
+            budget: A named budget, "full", a LengthConfig, ratios such as "1,1,0.8,0.8,0.5,0.5", or "1,1,1,1,1,1@5"
+                to stop after five layers, or None for full length.
+            max_latency_ms: Take the most accurate budget that was measured at or under it here: `fastest_enough`.
+            max_f1_loss: Take the cheapest budget that loses at most this share of the full F1: `cheapest_accurate`.
+
+        Raises:
+            UnknownBudgetError: If it is a name that the model does not carry, or no budget was measured to fit.
+            LengthConfigError: If it does not fit the model.
+            ConfigurationError: If more than one argument is given, or one is out of range.
+        """
+
+        def here() -> Conditions:
+            return Conditions.here("inc", self.threads, self.precision)
+
+        self._budget = choose_budget(self.config, budget, max_latency_ms, max_f1_loss, here)
+
+    def forward(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        budget: Any = None,
+    ) -> QuestionAnsweringModelOutput:
+        """Score every token as the start and as the end of the answer.
+
+        Padding that all rows share is left out.
+
+        Args:
+            input_ids: Token ids, as a tensor or an array. *Shape:* `(batch_size, sequence_length)`
+            attention_mask: 1 for real tokens; all if None. *Shape:* `(batch_size, sequence_length)`
+            token_type_ids: Zeros if None; not read by a model that has one segment. *Shape:* as `input_ids`
+            budget: As in `set_budget`; None takes what `set_budget` chose.
+
+        Returns:
+            Start and end logits, `(batch_size, sequence_length)` each, of the kind (torch or numpy) that was given.
+            Those of padding mean nothing.
+
+        Raises:
+            CheckpointError: If a token id is outside the vocabulary.
+            ConfigurationError: If the sequence is too long.
+            LengthConfigError: If the budget does not fit the model.
+            UnknownBudgetError: If the model has no budget of that name.
+        """
+        ids = np.asarray(input_ids)
+        chosen = self._budget if budget is None else self.config.resolve_budget(budget)
+        self._check_ids(ids)
+        given = {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask),
+            "token_type_ids": np.zeros_like(ids) if token_type_ids is None else np.asarray(token_type_ids),
+        }
+        width = int(real_lengths(given["attention_mask"]).max(initial=1))
+        inputs: dict[str, NDArray[Any]] = {name: array[:, :width] for name, array in given.items()}
+        inputs[SIZES_INPUT] = plan_sizes(inputs["input_ids"], inputs["attention_mask"], self.config, chosen)
+        inputs[RETENTION_INPUT] = retention_of(chosen, self.config.dropping_layers)
+        program = self._program(None if chosen is None else chosen.exit_layer)
+        with torch.inference_mode():
+            results: tuple[Tensor, ...] = program(*graph_inputs(inputs, self.config).values())
+        logits = [pad_logits(values.numpy(), ids.shape[1]) for values in results]
+        start_logits, end_logits = logits if isinstance(input_ids, np.ndarray) else map(torch.from_numpy, logits)
+        return QuestionAnsweringModelOutput(start_logits=start_logits, end_logits=end_logits)
+
+    __call__ = forward
+
+    def _program(self, exit_layer: int | None) -> fx.GraphModule:
+        """Return the graph without the layers that do not run."""
+        with self._lock:
+            if exit_layer not in self._programs:
+                self._programs[exit_layer] = cut_graph(self._graph, logit_names(exit_layer))
+            return self._programs[exit_layer]
+
+    def _check_ids(self, ids: NDArray[np.int64]) -> None:
+        limit = position_capacity(self)
+        if limit is not None and ids.shape[1] > limit:
+            raise ConfigurationError(
+                f"a sequence of {ids.shape[1]} tokens exceeds the {limit} positions of the model; "
+                "use windows of at most that many tokens"
+            )
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.config.vocab_size:
+            raise CheckpointError(
+                f"input_ids go from {ids.min()} to {ids.max()}, but the model embeds tokens 0 to "
+                f"{self.config.vocab_size - 1}; use the tokenizer that the model was trained with"
+            )
+
+    def can_generate(self) -> bool:
+        """Tell pipelines that this is no generator of text."""
+        return False
+
+    def eval(self) -> INCQuaLAMiniLMForQuestionAnswering:
+        """Return the model, which knows no other mode; torch's own quantized modules refuse the call."""
+        return self
+
+    def to(self, device: Any) -> INCQuaLAMiniLMForQuestionAnswering:
+        """Return the model if the device is a CPU.
+
+        Args:
+            device: The device.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            BackendError: If it is another device.
+        """
+        if torch.device(device).type != "cpu":
+            raise BackendError(f"int8 models of Intel Neural Compressor run on CPUs, not on {device}; leave .to() out")
+        return self
+
+    @classmethod
+    def from_pretrained(
+        cls, model_id: str | Path, *, config: QuaLAMiniLMConfig | None = None, **kwargs: Any
+    ) -> INCQuaLAMiniLMForQuestionAnswering:
+        """Load a model that `INCQuaLAQuantizer` saved. Nothing in its files is executed.
+
+        Args:
+            model_id: Folder or repository id.
+            config: Configuration to use instead of the stored one.
+            kwargs: `cache_dir`, `force_download`, `local_files_only`, `token`, `revision`, `subfolder`.
+
+        Returns:
+            The model.
+
+        Raises:
+            BackendError: If there is no such model, it is one for another back end, or another version of torch wrote
+                it and this one lacks an operator of it.
+            CheckpointError: If the files are damaged or of different models.
+            ConfigurationError: If an argument is unknown.
+        """
+        hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        if unknown := sorted(set(kwargs) - set(HUB_ARGUMENTS)):
+            raise ConfigurationError(f"from_pretrained has no argument {unknown[0]!r}")
+        file = find_file(model_id, GRAPH_NAME, hub)
+        if file is None:
+            raise BackendError(_describe_absence(model_id, hub))
+        weights, record = (find_file(model_id, name, hub) for name in (WEIGHTS_NAME, INC_CONFIG_NAME))
+        for name, found in ((WEIGHTS_NAME, weights), (INC_CONFIG_NAME, record)):
+            if found is None:
+                raise CheckpointError(f"{model_id} holds {GRAPH_NAME} without {name}; download or quantize it again")
+        quantization = INCQuaLAConfig.from_json_file(record)  # type: ignore[arg-type]
+        try:
+            graph = read_graph(file, weights)  # type: ignore[arg-type]
+        except CheckpointError as error:
+            made = quantization.versions.get("torch")
+            if made is not None and made.partition("+")[0] != torch.__version__.partition("+")[0]:
+                raise CheckpointError(
+                    f"{error}; torch {made} made it, and this is torch {torch.__version__}"
+                ) from error
+            raise
+        config = AutoConfig.from_pretrained(model_id, **hub) if config is None else config
+        return cls(graph, config, quantization=quantization, files=(file, weights))  # type: ignore[arg-type]
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write the graph, its weights, config.json and inc_config.json.
+
+        Args:
+            save_directory: Folder; made if it does not exist.
+            push_to_hub: Upload the folder afterwards.
+            kwargs: Arguments of `push_to_hub`; `repo_id` is the folder's name if not given.
+
+        Raises:
+            CheckpointError: If the files that the model was loaded from are gone.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        for source, name in zip(self.files, (GRAPH_NAME, WEIGHTS_NAME), strict=True):
+            target = folder / name
+            if not source.is_file():
+                raise CheckpointError(f"{source}, which the model was loaded from, is gone; load it again to save it")
+            if not (target.exists() and target.samefile(source)):
+                temporary = target.with_name(f".{name}.tmp")
+                shutil.copyfile(source, temporary)
+                temporary.replace(target)
+        self.config.save_pretrained(folder)
+        self.quantization.save_pretrained(folder)
+        if push_to_hub:
+            self.push_to_hub(**({"repo_id": folder.name} | kwargs))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        tokenizer: Any = None,
+        readme: str | None = None,
+        commit_message: str = "Upload QuaLA-MiniLM by Intel Neural Compressor",
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> Any:
+        """Upload the model in one commit. Files of the repository that have other names stay.
+
+        Args:
+            repo_id: Repository, made if it does not exist.
+            tokenizer: Tokenizer to upload along.
+            readme: Model card to upload along.
+            commit_message: Message of the commit.
+            private: Make a new repository private.
+            token: Access token; the stored one by default.
+            revision: Branch to commit to, made if it does not exist.
+            create_pr: Open a pull request instead.
+
+        Returns:
+            What `HfApi.create_commit` returns.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+            if readme is not None:
+                (Path(folder) / "README.md").write_text(readme, encoding="utf-8")
+            # Not upload_folder, which may make several commits: a graph must not come without its weights.
+            return api.create_commit(
+                repo_id,
+                [CommitOperationAdd(file.name, file) for file in sorted(Path(folder).iterdir())],
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+            )
+
+
+def _check_graph(graph: fx.GraphModule, config: Any) -> None:
+    if not isinstance(config, QuaLAMiniLMConfig):
+        raise BackendError(
+            f"config.json describes a {getattr(config, 'model_type', None)!r} model, not a 'quala_minilm'; use the "
+            f"config.json that was written with {GRAPH_NAME}"
+        )
+    for what, found, expected in (
+        ("inputs", graph.input_names, input_names(config)),
+        ("outputs", graph.output_names, graph_outputs(config)),
+    ):
+        if list(found) != expected:  # type: ignore[arg-type]
+            raise BackendError(
+                f"the graph has the {what} {list(found)}, but config.json asks for {expected}; {GRAPH_NAME} and "  # type: ignore[arg-type]
+                "config.json are not of the same quantization"
+            )
+
+
+def _describe_absence(model_id: str | Path, hub: dict[str, Any]) -> str:
+    """Say what a model is instead, and how to go on."""
+    if find_file(model_id, IR_NAME, hub) is not None:
+        return (
+            f"{model_id} holds {IR_NAME}, a model for OpenVINO, and no {GRAPH_NAME}; load it with "
+            "OVQuaLAMiniLMForQuestionAnswering"
+        )
+    if find_file(model_id, "quantized_weight.pt", hub) is not None:
+        return (
+            f"{model_id} holds quantized_weight.pt, which Intel Neural Compressor itself saved, and no {GRAPH_NAME}; "
+            "loading it could run code, so quantize the torch checkpoint with INCQuaLAQuantizer"
+        )
+    return f"{model_id} holds no {GRAPH_NAME}; quantize the torch checkpoint with INCQuaLAQuantizer first"

@@ -1,0 +1,316 @@
+"""The int8 model of Intel Neural Compressor: any shape, any budget, from its files alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from optimum_qala import INCQuaLAConfig, INCQuaLAMiniLMForQuestionAnswering, INCQuaLAQuantizer
+from optimum_qala._compat import is_available
+from optimum_qala.errors import (
+    BackendError,
+    CheckpointError,
+    ConfigurationError,
+    LengthConfigError,
+    UnknownBudgetError,
+)
+from optimum_qala.inference import inc, int8_kernels
+from optimum_qala.models.budget_choice import cpu_name
+from optimum_qala.question_answering.records import QARecord
+from optimum_qala.question_answering.windows import WindowOptions
+from tests.conftest import tiny_config
+from tests.inference.batches import assert_threads_agree, distances, random_batch
+from tests.quantization.conftest import model_with_biases
+
+
+pytestmark = [
+    pytest.mark.skipif(not is_available("neural-compressor"), reason="needs the extra neural-compressor"),
+    pytest.mark.timeout(600),
+]
+
+BUDGETS = {
+    "fast": {"retention": [1.0, 0.5, 0.4], "f1": 80.0},
+    "late": {"retention": [1.0, 1.0, 0.5], "f1": 90.0},
+    "shallow": {"retention": [1.0, 0.6, 0.6], "exit_layer": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def torch_model(tiny_tokenizer):
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 3, "vocab_size": len(tiny_tokenizer), "drop_layers": [1, 2]}
+    return model_with_biases(tiny_config(token_scoring="answer", budgets=BUDGETS, **sizes))
+
+
+@pytest.fixture(scope="module")
+def folder(torch_model, tiny_tokenizer, tmp_path_factory):
+    """Folder of the quantized model; read only."""
+    context = "anna wrote a red book in paris . peter lived in the old tower of london . " * 2
+    records = [
+        QARecord(str(index), question, context, (answer,), (context.index(answer),))
+        for index, (question, answer) in enumerate([("who wrote ?", "anna"), ("where lived peter ?", "london")] * 3)
+    ]
+    path = tmp_path_factory.mktemp("inc") / "int8"
+    INCQuaLAQuantizer(torch_model, tiny_tokenizer).quantize(
+        records, path, config=INCQuaLAConfig(num_samples=6), window_options=WindowOptions.for_max_length(96)
+    )
+    return path
+
+
+@pytest.fixture
+def model(folder):
+    return INCQuaLAMiniLMForQuestionAnswering.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def in_float(folder):
+    """The same model without the int8 kernels, as it runs where torch has none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(int8_kernels, "has_kernels", lambda: False)
+        model = INCQuaLAMiniLMForQuestionAnswering.from_pretrained(folder)
+    assert model.num_int8_layers == 0
+    return model
+
+
+def batch_of(seed, batch_size, length, model):
+    return random_batch(seed, batch_size, length, model.config.vocab_size)
+
+
+@pytest.mark.parametrize(("batch_size", "length"), [(1, 16), (1, 128), (4, 40), (3, 96)])
+@pytest.mark.parametrize("budget", ["full", *BUDGETS])
+def test_any_shape_runs_at_any_budget(model, in_float, torch_model, batch_size, length, budget):
+    batch = batch_of(1, batch_size, length, model)
+    with torch.no_grad():
+        expected = torch_model(**batch, budget=budget)
+    output = model(**batch, budget=budget)
+    assert output.start_logits.shape == (batch_size, length)
+    is_real = batch["attention_mask"] > 0
+    assert (output.start_logits - expected.start_logits)[is_real].abs().median() < 0.15
+    rounded = in_float(**batch, budget=budget)
+    assert (output.start_logits - rounded.start_logits)[is_real].abs().median() < 1e-3
+
+
+def test_budget_changes_the_logits(model):
+    batch = batch_of(2, 2, 64, model)
+    by_call = {budget: model(**batch, budget=budget).start_logits for budget in ("full", *BUDGETS)}
+    assert not torch.equal(by_call["full"], by_call["fast"])
+    assert not torch.equal(by_call["full"], by_call["shallow"])
+    for budget, logits in by_call.items():
+        model.set_budget(budget)
+        assert torch.equal(model(**batch).start_logits, logits)
+
+
+def test_all_linear_layers_run_in_int8(model, torch_model):
+    num_linear = sum(isinstance(module, torch.nn.Linear) for module in torch_model.modules())
+    assert model.num_int8_layers == num_linear - 1, "nobody reads the span head before the first layer"
+    assert not any("linear.default" in str(node.target) for node in model._program(None).graph.nodes)
+
+
+def test_exit_runs_fewer_layers(model):
+    nodes = {exit_layer: len(model._program(exit_layer).graph.nodes) for exit_layer in (None, 2, 1)}
+    assert nodes[1] < nodes[2] < nodes[None]
+
+
+def test_logits_do_not_depend_on_padding_or_batch_mates(model):
+    batch = batch_of(3, 4, 60, model)
+    together = model(**batch, budget="fast")
+    for row in range(4):
+        alone = model(**{name: values[row : row + 1] for name, values in batch.items()}, budget="fast")
+        one = {name: values[row : row + 1] for name, values in batch.items()}
+        expected = type(together)(
+            start_logits=together.start_logits[row : row + 1], end_logits=together.end_logits[row : row + 1]
+        )
+        assert distances(alone, expected, one["attention_mask"]).max() < 1e-3
+
+
+def test_padding_is_left_out(model, monkeypatch):
+    widths = []
+    monkeypatch.setattr(inc, "graph_inputs", lambda given, config: widths.append(given["input_ids"].shape[1]))
+    batch = batch_of(4, 2, 40, model)
+    padded = {name: torch.nn.functional.pad(values, (0, 30)) for name, values in batch.items()}
+    with pytest.raises(AttributeError):
+        model(**padded)
+    assert widths == [40]
+
+
+def test_arrays_give_arrays(model):
+    batch = batch_of(5, 2, 30, model)
+    tensors = model(**batch, budget="fast")
+    arrays = model(**{name: values.numpy() for name, values in batch.items()}, budget="fast")
+    assert isinstance(arrays.start_logits, np.ndarray)
+    np.testing.assert_array_equal(arrays.end_logits, tensors.end_logits.numpy())
+
+
+def test_mask_and_segments_have_defaults(model):
+    ids = batch_of(6, 1, 20, model)["input_ids"]
+    ones, zeros = torch.ones_like(ids), torch.zeros_like(ids)
+    assert torch.equal(model(ids).start_logits, model(ids, ones, zeros).start_logits)
+
+
+def test_threads_agree(model):
+    calls = [(batch_of(seed, 1 + seed % 3, 20 + 7 * seed, model), list(BUDGETS)[seed % 3]) for seed in range(12)]
+    assert_threads_agree(model, calls)
+
+
+def test_saved_model_is_the_same_however_often_it_is_saved(model, tmp_path):
+    """Intel Neural Compressor's own `save` works once: it turns the settings into text in place."""
+    batch = batch_of(7, 2, 40, model)
+    expected = model(**batch, budget="fast").start_logits
+    for name in ("first", "second"):
+        model.save_pretrained(tmp_path / name)
+    again = INCQuaLAMiniLMForQuestionAnswering.from_pretrained(tmp_path / "second")
+    again.save_pretrained(tmp_path / "third")
+    again.save_pretrained(tmp_path / "second")  # onto itself
+    for name in ("first", "second", "third"):
+        loaded = INCQuaLAMiniLMForQuestionAnswering.from_pretrained(tmp_path / name)
+        assert torch.equal(loaded(**batch, budget="fast").start_logits, expected)
+        assert loaded.quantization == model.quantization
+    assert sorted(path.name for path in (tmp_path / "third").iterdir()) == [
+        *("config.json", "inc_config.json", "inc_graph.json", "inc_weights.safetensors")
+    ]
+
+
+def test_saving_without_the_files_says_so(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "moved")
+    model = INCQuaLAMiniLMForQuestionAnswering.from_pretrained(tmp_path / "moved")
+    shutil.rmtree(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match="inc_graph.json, which the model was loaded from, is gone"):
+        model.save_pretrained(tmp_path / "saved")
+
+
+def test_mode_and_device_are_those_of_a_cpu_model(model):
+    """Modules that Intel Neural Compressor loads refuse `.eval()`."""
+    assert model.eval() is model
+    assert model.to("cpu") is model
+    assert not model.can_generate()
+    with pytest.raises(BackendError, match="run on CPUs, not on cuda"):
+        model.to("cuda")
+
+
+def test_pipeline_answers(model, tiny_tokenizer):
+    from transformers import pipeline
+
+    qa = pipeline("question-answering", model=model, tokenizer=tiny_tokenizer)
+    answer = qa(question="who wrote ?", context="anna wrote a red book in paris .", budget="fast")
+    assert answer["answer"] in "anna wrote a red book in paris ."
+
+
+class TestBudgets:
+    def test_measured_latency_chooses(self, model):
+        row = {"backend": "inc", "cpu": cpu_name(), "batch": 1, "padding": "longest"}
+        for name, median in (("fast", 1.0), ("late", 3.0)):
+            model.config.budgets[name]["latency_ms"] = [row | {"median": median}]
+        model.set_budget(max_latency_ms=2.0)
+        assert model.budget == model.config.resolve_budget("fast")
+        model.set_budget(max_latency_ms=5.0)
+        assert model.budget == model.config.resolve_budget("late")
+        model.set_budget(None)
+        assert model.budget is None
+
+    @pytest.mark.parametrize(
+        ("budget", "error", "message"),
+        [
+            ("slow", UnknownBudgetError, "no budget 'slow'"),
+            ("1,1", LengthConfigError, "2"),
+            ("0.5,0.5,0.5", LengthConfigError, "layer"),
+        ],
+    )
+    def test_budget_that_does_not_fit_is_named(self, model, budget, error, message):
+        with pytest.raises(error, match=message):
+            model(torch.tensor([[2, 3]]), budget=budget)
+        with pytest.raises(error, match=message):
+            model.set_budget(budget)
+
+    def test_latency_that_nobody_measured_is_named(self, model):
+        with pytest.raises(UnknownBudgetError, match="latency measured for inc on"):
+            model.set_budget(max_latency_ms=5.0)
+
+
+class TestBadInputs:
+    def test_sequence_beyond_the_positions(self, model):
+        with pytest.raises(ConfigurationError, match="a sequence of 129 tokens exceeds the 128 positions"):
+            model(torch.ones(1, 129, dtype=torch.int64))
+
+    @pytest.mark.parametrize("token", [-1, 10_000])
+    def test_token_outside_the_vocabulary(self, model, token):
+        with pytest.raises(CheckpointError, match=f"input_ids go from .*{token}"):
+            model(torch.tensor([[2, token, 3]]))
+
+
+class TestLoading:
+    @pytest.fixture
+    def copy(self, folder, tmp_path):
+        shutil.copytree(folder, tmp_path / "copy")
+        return tmp_path / "copy"
+
+    @pytest.mark.parametrize("name", ["inc_weights.safetensors", "inc_config.json"])
+    def test_missing_file_is_named(self, copy, name):
+        (copy / name).unlink()
+        with pytest.raises(CheckpointError, match=f"holds inc_graph.json without {name}"):
+            INCQuaLAMiniLMForQuestionAnswering.from_pretrained(copy)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("openvino_model.xml", "a model for OpenVINO, .* load it with OVQuaLAMiniLMForQuestionAnswering"),
+            ("quantized_weight.pt", "which Intel Neural Compressor itself saved, .* loading it could run code"),
+            ("model.safetensors", "holds no inc_graph.json; quantize the torch checkpoint with INCQuaLAQuantizer"),
+        ],
+    )
+    def test_model_of_another_kind_is_refused(self, tmp_path, name, message):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(BackendError, match=message):
+            INCQuaLAMiniLMForQuestionAnswering.from_pretrained(tmp_path)
+
+    def test_openvino_refuses_this_one(self, folder):
+        if not is_available("openvino"):
+            pytest.skip("needs the extra openvino")
+        from optimum_qala import OVQuaLAMiniLMForQuestionAnswering
+
+        with pytest.raises(BackendError, match="holds no openvino_model.xml"):
+            OVQuaLAMiniLMForQuestionAnswering.from_pretrained(folder, export=False)
+
+    @pytest.mark.parametrize("field", ["drop_layers", "span_heads"])
+    def test_configuration_of_another_quantization_is_refused(self, copy, field):
+        content = json.loads((copy / "config.json").read_text())
+        content |= {"drop_layers": [2], "budgets": {}} if field == "drop_layers" else {"num_hidden_layers": 4}
+        if field == "span_heads":
+            content["budgets"] = {}
+        (copy / "config.json").write_text(json.dumps(content))
+        with pytest.raises(BackendError, match="inc_graph.json and config.json are not of the same quantization"):
+            INCQuaLAMiniLMForQuestionAnswering.from_pretrained(copy)
+
+    def test_configuration_of_a_plain_model_is_refused(self, copy):
+        (copy / "config.json").write_text(json.dumps({"model_type": "bert"}))
+        with pytest.raises(BackendError, match="config.json describes a 'bert' model, not a 'quala_minilm'"):
+            INCQuaLAMiniLMForQuestionAnswering.from_pretrained(copy)
+
+    def test_damage_under_another_torch_names_both_versions(self, copy):
+        (copy / "inc_graph.json").write_text("{")
+        record = json.loads((copy / "inc_config.json").read_text())
+        record["versions"]["torch"] = "9.9.0"
+        (copy / "inc_config.json").write_text(json.dumps(record))
+        with pytest.raises(CheckpointError, match=f"torch 9.9.0 made it, and this is torch {torch.__version__[:4]}"):
+            INCQuaLAMiniLMForQuestionAnswering.from_pretrained(copy)
+
+    def test_unknown_argument_is_named(self, folder):
+        with pytest.raises(ConfigurationError, match="from_pretrained has no argument 'export'"):
+            INCQuaLAMiniLMForQuestionAnswering.from_pretrained(folder, export=True)
+
+    def test_extra_is_not_needed_to_run(self, folder, monkeypatch):
+        monkeypatch.setattr("optimum_qala._compat._is_importable", lambda module: False)
+        assert INCQuaLAMiniLMForQuestionAnswering.from_pretrained(folder).num_int8_layers
+
+    def test_cpu_without_vnni_is_warned_of(self, folder, monkeypatch):
+        messages = []
+        monkeypatch.setattr(inc.logger, "warning", messages.append)
+        monkeypatch.setattr(inc, "has_safe_int8", lambda flags: False)
+        INCQuaLAMiniLMForQuestionAnswering.from_pretrained(folder)
+        assert "no VNNI, so sums of int8 products may overflow" in messages[0]
+        monkeypatch.setattr(inc, "has_kernels", lambda: False)
+        INCQuaLAMiniLMForQuestionAnswering.from_pretrained(folder)
+        assert "has no int8 kernels for this CPU" in messages[1]

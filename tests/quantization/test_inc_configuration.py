@@ -1,0 +1,85 @@
+"""What may be asked of Intel Neural Compressor, and the file that says what was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+import pytest
+
+from optimum_qala import INCQuaLAConfig
+from optimum_qala.errors import CheckpointError, ConfigurationError
+
+
+CHANGED = INCQuaLAConfig(
+    approach="dynamic",
+    num_samples=7,
+    weight_granularity="per_tensor",
+    outlier_factor=None,
+    ignored_modules=("qa_outputs",),
+    quantize_embeddings=False,
+    budgets=("fast",),
+    drop_layers="budgets",
+    seed=1,
+    applied={"num_samples": 7},
+    versions={"torch": "2.13.0"},
+    accuracy={"full": {"int8": {"f1": 1.0, "em": 1.0}}},
+)
+
+
+@pytest.mark.parametrize("config", [INCQuaLAConfig(), CHANGED], ids=["defaults", "changed"])
+def test_file_gives_back_what_was_saved(tmp_path, config):
+    assert config.save_pretrained(tmp_path) == tmp_path / "inc_config.json"
+    assert INCQuaLAConfig.from_pretrained(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"approach": "qat"}, "approach 'qat' is not available in this version; use 'static' or 'dynamic'"),
+        ({"approach": "weights"}, r"approach 'weights' is not one of \['static', 'dynamic'\]"),
+        ({"num_samples": 0}, "num_samples 0 is not a positive integer"),
+        ({"num_samples": True}, "num_samples True is not a positive integer"),
+        ({"activation_algorithm": "mse"}, r"activation_algorithm 'mse' is not one of \['minmax', 'kl'\]"),
+        ({"weight_granularity": "per_row"}, r"weight_granularity 'per_row' is not one of"),
+        ({"drop_layers": [1]}, r"drop_layers \[1\] is not one of"),
+        ({"outlier_factor": 1.0}, "outlier_factor 1.0 is not above 1; None keeps all neurons in int8"),
+        ({"budgets": ()}, "budgets is empty"),
+        ({"budgets": "fast"}, "budgets 'fast' is not a list"),
+        ({"ignored_modules": "qa"}, "ignored_modules 'qa' is not a list"),
+        (
+            {"approach": "dynamic", "activation_algorithm": "kl"},
+            "activation_algorithm 'kl' has no effect in the approach 'dynamic'",
+        ),
+        ({"approach": "dynamic", "activation_symmetric": True}, "activation_symmetric True has no effect"),
+    ],
+)
+def test_illegal_value_is_named(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        INCQuaLAConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"inc_config.json cannot be read \(No such file or directory\); was the model quantized\?"),
+        ("{", "is not JSON"),
+        ("[]", "holds a list, not an object"),
+        ('{"num_samples": 0}', "inc_config.json: num_samples 0 is not a positive integer"),
+    ],
+)
+def test_damaged_file_is_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "inc_config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        INCQuaLAConfig.from_pretrained(tmp_path)
+
+
+def test_field_of_a_newer_version_is_left_out_with_a_warning(tmp_path, caplog):
+    (tmp_path / "inc_config.json").write_text(json.dumps({"seed": 3, "new": 1}))
+    assert INCQuaLAConfig.from_pretrained(tmp_path) == INCQuaLAConfig(seed=3)
+
+
+def test_every_field_is_documented():
+    for item in fields(INCQuaLAConfig):
+        assert f"        {item.name}: " in INCQuaLAConfig.__doc__
