@@ -14,6 +14,7 @@ from optimum_qala.cli.quickstart import DEFAULT_OUTPUT, QuickstartOptions
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.quantization.configuration import OVQuaLAConfig
+from optimum_qala.quantization.inc_configuration import INCQuaLAConfig
 from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions
 from optimum_qala.question_answering.predictor import predict
@@ -51,7 +52,7 @@ DEFAULTS = {
         **{name: getattr(QuaLAMiniLMConfig, name) for name in ("token_scoring", "score_pooling", "protected_tokens")},
         "min_tokens": QuaLAMiniLMConfig.min_tokens,
     },
-    "quantize": {**field_defaults(WindowOptions), **field_defaults(OVQuaLAConfig)},
+    "quantize": {**field_defaults(WindowOptions), **field_defaults(INCQuaLAConfig), **field_defaults(OVQuaLAConfig)},
     "search": {
         **field_defaults(SearchOptions),
         **field_defaults(FinalistOptions),
@@ -93,6 +94,14 @@ def flags(parser):
 
 def test_seven_commands_exist(parsers):
     assert list(parsers) == ["quickstart", "train", "search", "quantize", "evaluate", "predict", "benchmark"]
+
+
+def test_both_back_ends_quantize_by_the_same_defaults():
+    """Where both have a setting, for the flag states one default."""
+    ours, theirs = field_defaults(OVQuaLAConfig), field_defaults(INCQuaLAConfig)
+    shared = set(ours) & set(theirs)
+    assert {"num_samples", "seed"} <= shared
+    assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
 
 
 @pytest.mark.parametrize("command", DEFAULTS)
