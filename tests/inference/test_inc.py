@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,6 +181,37 @@ def test_saving_without_the_files_says_so(folder, tmp_path):
     shutil.rmtree(tmp_path / "moved")
     with pytest.raises(CheckpointError, match="inc_graph.json, which the model was loaded from, is gone"):
         model.save_pretrained(tmp_path / "saved")
+
+
+def test_push_is_one_commit_of_all_files(model, tiny_tokenizer, monkeypatch):
+    calls = {}
+
+    class Api:
+        def __init__(self, token):
+            calls["token"] = token
+
+        def create_repo(self, repo_id, **options):
+            calls["repo"] = repo_id, options
+            return SimpleNamespace(repo_id=f"org/{repo_id}")
+
+        def create_branch(self, repo_id, branch, exist_ok):
+            calls["branch"] = branch
+
+        def create_commit(self, repo_id, operations, **options):
+            calls["files"] = {operation.path_in_repo for operation in operations}
+            calls["commit"] = repo_id, options
+            return "committed"
+
+    monkeypatch.setattr(inc, "HfApi", Api)
+    options = {"tokenizer": tiny_tokenizer, "readme": "card", "private": True, "token": "secret", "revision": "next"}
+    assert model.push_to_hub("int8", **options) == "committed"
+    files = {"config.json", "inc_config.json", "inc_graph.json", "inc_weights.safetensors", "README.md"}
+    assert files | {"tokenizer.json", "tokenizer_config.json"} == calls["files"]
+    assert calls["token"] == "secret"
+    assert calls["repo"] == ("int8", {"private": True, "exist_ok": True})
+    assert calls["branch"] == "next"
+    assert calls["commit"][0] == "org/int8"
+    assert calls["commit"][1]["revision"] == "next"
 
 
 def test_mode_and_device_are_those_of_a_cpu_model(model):
