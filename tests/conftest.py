@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ WORDS = (
     "gold paris london rome berlin anna peter maria john one two three four five six seven eight nine ten hundred "
     "thousand . , ? ! - ' s"
 ).split()
+
+
+def pytest_configure() -> None:
+    """Workers of pytest-xdist, and what they start, share the cores: each takes its part of the threads of torch."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        torch.set_num_threads(threads)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 @pytest.fixture(scope="session")

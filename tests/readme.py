@@ -16,11 +16,8 @@ _HEADING_OR_BLOCK = re.compile(
 
 def code_blocks(path: Path, language: str) -> list[tuple[str, str]]:
     """Code blocks of a Markdown file as (heading above it, text)."""
-    pattern = re.compile(
-        r"^#+ (?P<heading>[^\n]+)$|^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
-    )
     blocks, heading = [], ""
-    for match in pattern.finditer(path.read_text(encoding="utf-8")):
+    for match in _HEADING_OR_BLOCK.finditer(path.read_text(encoding="utf-8")):
         if match["heading"]:
             heading = match["heading"]
         elif match["language"] == language:
