@@ -1,8 +1,8 @@
 """Take articles out of training data, and search budgets on them.
 
-Usage: python hold_out.py TRAIN VALIDATION KEPT SEARCH. A few hundred validation questions find a lucky config; these
-articles, which look like the development set, and the validation questions together are 2,453. KEPT is what is left to
-train on.
+Usage: python hold_out.py TRAIN VALIDATION KEPT SEARCH [TITLE ...]. A few hundred validation questions find a lucky
+config; the ten articles of the default, which look like the development set, and the validation questions together are
+2,453. KEPT is what is left to train on.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ TITLES = {
 
 def main() -> None:
     """Read and write."""
-    train, validation, kept, search = map(Path, sys.argv[1:])
+    train, validation, kept, search = map(Path, sys.argv[1:5])
+    titles = set(sys.argv[5:]) or TITLES
     data = json.loads(train.read_text(encoding="utf-8"))
-    held = [article for article in data["data"] if article["title"] in TITLES]
-    if len(held) != len(TITLES):
-        raise SystemExit(f"{train} lacks {sorted(TITLES - {article['title'] for article in held})}")
+    held = [article for article in data["data"] if article["title"] in titles]
+    if len(held) != len(titles):
+        raise SystemExit(f"{train} lacks {sorted(titles - {article['title'] for article in held})}")
     others = json.loads(validation.read_text(encoding="utf-8"))["data"]
     for path, articles in (
-        (kept, [article for article in data["data"] if article["title"] not in TITLES]),
+        (kept, [article for article in data["data"] if article["title"] not in titles]),
         (search, held + others),
     ):
         path.write_text(json.dumps({"version": "1.1", "data": articles}), encoding="utf-8")
