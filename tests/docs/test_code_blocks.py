@@ -30,7 +30,7 @@ def split_runnable(found: list[Block]) -> tuple[list[Block], list[Block]]:
 
 def skip_if_any(left_out: list[Block]) -> None:
     if left_out:
-        pytest.skip(f"openvino is not installed: the blocks in lines {[block.line for block in left_out]} did not run")
+        pytest.skip(f"an extra is not installed: the blocks in lines {[block.line for block in left_out]} did not run")
 
 
 @pytest.mark.parametrize("page", pages_with("python"))

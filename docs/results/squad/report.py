@@ -92,14 +92,14 @@ def main() -> None:
     after = rest.split(END)[1]
     sizes = dict(line.split() for line in (HERE / "raw" / "files.txt").read_text().splitlines())
     graph = sum(int(sizes[f"openvino_model.{suffix}"]) for suffix in ("xml", "bin"))
-    parts = ["### Accuracy, SQuAD 1.1 development set (10,570 questions)", accuracy_table()]
+    parts = ["## Accuracy, SQuAD 1.1 development set (10,570 questions)", accuracy_table()]
     parts += [
-        "### Padded to 384 tokens, as in the paper",
+        "## Padded to 384 tokens, as in the paper",
         padding_table(),
         f"Size on disk of the int8 model (graph and weights): {graph / 1e6:.1f} MB.",
-        "### Latency per window",
+        "## Latency per window",
         latency_table(),
-        "### Peak memory of `predict`",
+        "## Peak memory of `predict`",
         memory_table(),
     ]
     readme.write_text(before + BEGIN + "\n\n" + "\n\n".join(parts) + "\n\n" + END + after, encoding="utf-8")

@@ -156,6 +156,9 @@ def steps(parser: argparse.ArgumentParser) -> None:
     number(group, "--dropout", float, "share of values dropped while training (default: as the model's config says)")
     group.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe")
     number(group, "--seed", int, "seed of everything random (default: 42)")
+    group.add_argument(
+        "--report-to", choices=("none", "tensorboard"), help="where else losses and scores go (default: none)"
+    )
 
 
 def adaptivity(parser: argparse.ArgumentParser) -> None:
