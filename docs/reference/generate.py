@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import configparser
 import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -391,6 +392,31 @@ def render_extras() -> Iterator[str]:
         yield f"| `{extra}` | {', '.join(f'`{module}`' for module in modules)} |"
 
 
+def render_versions() -> Iterator[str]:
+    """List what the package needs: the bounds in setup.cfg and the tested versions in constraints.txt."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {_project(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line and line[0] != "#"}
+    extras = config["options.extras_require"]
+    wanted = {"": config["options"]["install_requires"], **{name: extras[name] for name in _user_extras(extras)}}
+    yield "| library | extra | supported | tested |"
+    yield "|---|---|---|---|"
+    for extra, requirements in wanted.items():
+        for name, bounds in re.findall(r"^([\w-]+)(\S*)$", requirements.strip(), re.MULTILINE):
+            tested = pins[_project(name)]
+            yield f"| {name} | {f'`{extra}`' if extra else ''} | {cell(escape(f'`{bounds}`'))} | {tested} |"
+
+
+def _project(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def _user_extras(extras: Iterable[str]) -> list[str]:
+    known = constant("optimum_qala._compat:EXTRAS")
+    return [extra for extra in extras if extra in known]
+
+
 @lru_cache
 def commands() -> dict[str, argparse.ArgumentParser]:
     """Build the parser of every command."""
@@ -443,6 +469,7 @@ KINDS: dict[str, Callable[..., Iterator[str]]] = {
     "names": render_names,
     "object": render_object,
     "other-fields": render_other_fields,
+    "versions": render_versions,
 }
 
 

@@ -1,22 +1,29 @@
 """Fine-tune a BERT, RoBERTa or MiniLM checkpoint length-adaptively, in the form transformers users know.
 
     python examples/question_answering/run_qa.py --model_name_or_path MODEL --train_file train.json \
-        --validation_file validation.json --output_dir out --bf16 --use_cpu --num_train_epochs 1
+        --validation_file validation.json --output_dir out --do_train --do_eval --num_train_epochs 1
 
 Run it again with the same arguments to go on after an interruption.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from transformers import AutoTokenizer, HfArgumentParser
+from transformers import AutoTokenizer, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from optimum_qala import QuaLATrainer, QuaLATrainingArguments
+from optimum_qala import QuaLAMiniLMForQuestionAnswering, QuaLATrainer, QuaLATrainingArguments
 from optimum_qala.checkpoints import check_tokenizer, load_backbone
+from optimum_qala.errors import ConfigurationError
+from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions
-from optimum_qala.question_answering.records import load_records
+from optimum_qala.question_answering.predictor import predict
+from optimum_qala.question_answering.records import QARecord, load_records
 
 
 @dataclass
@@ -24,6 +31,10 @@ class ModelArguments:
     """What to start from."""
 
     model_name_or_path: str = field(metadata={"help": "Folder or repository id."})
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the repository."})
+    teacher_name_or_path: str | None = field(
+        default=None, metadata={"help": "Fine-tuned model with the same vocabulary to learn from."}
+    )
     token_scoring: str = field(default="question", metadata={"help": "Token score: question, attention or answer."})
     span_heads: bool | None = field(
         default=None, metadata={"help": "Early span heads, to stop early; with the score answer by default."}
@@ -37,21 +48,67 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """What to train on."""
+    """What to train, evaluate and predict on, and how."""
 
-    train_file: str = field(metadata={"help": "SQuAD JSON, JSONL or datasets id."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Id of a data set, whose splits stand in for files that are not given."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
+    train_file: str | None = field(default=None, metadata={"help": "SQuAD JSON or JSON lines."})
     validation_file: str | None = field(default=None, metadata={"help": "Likewise; evaluated by F1."})
-    max_length: int = field(default=384, metadata={"help": "Tokens in a window."})
+    test_file: str | None = field(default=None, metadata={"help": "Likewise; answered with --do_predict."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first questions only."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate the first questions only."})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Answer the first questions only."})
+    max_seq_length: int = field(default=384, metadata={"help": "Tokens in a window."})
     doc_stride: int = field(default=128, metadata={"help": "Tokens that neighbouring windows share."})
+    version_2_with_negative: bool = field(
+        default=False, metadata={"help": "Questions may have no answer, even if none of validation is marked so."}
+    )
+    null_score_diff_threshold: float = field(
+        default=0.0, metadata={"help": "How far 'no answer' must exceed the best answer to win."}
+    )
+    n_best_size: int = field(default=20, metadata={"help": "Spans of each window that are compared."})
+    max_answer_length: int = field(default=30, metadata={"help": "Tokens of an answer at most."})
+
+    def read(self, split: str, limit: int | None, require_answers: bool = True) -> list[QARecord]:
+        """Read the questions of a split.
+
+        Args:
+            split: "train", "validation" or "test".
+            limit: Read at most this many.
+            require_answers: Refuse questions without an answer that are not marked impossible.
+
+        Returns:
+            The questions.
+
+        Raises:
+            ConfigurationError: If neither a file nor a data set was given.
+        """
+        source = getattr(self, f"{split}_file")
+        if source is None and self.dataset_name is None:
+            raise ConfigurationError(f"no questions for {split}: give --{split}_file or --dataset_name")
+        if source is None:
+            source = ":".join(part for part in (self.dataset_name, self.dataset_config_name, split) if part)
+        return load_records(source, require_answers=require_answers, limit=limit)
+
+    def decode_options(self, records: list[QARecord]) -> DecodeOptions:
+        """Make the options that choose answers; some of the questions may be marked impossible."""
+        return DecodeOptions(
+            n_best=self.n_best_size,
+            max_answer_length=self.max_answer_length,
+            allow_no_answer=self.version_2_with_negative or any(record.is_impossible for record in records),
+            null_threshold=self.null_score_diff_threshold,
+        )
 
 
-def main() -> None:
-    """Train and save."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, QuaLATrainingArguments))
-    model_args, data_args, training_args = parser.parse_args_into_dataclasses()
-    tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path)
+def load(model_args: ModelArguments) -> tuple[QuaLAMiniLMForQuestionAnswering, Any]:
+    """Load model and tokenizer."""
+    path, revision = model_args.model_name_or_path, model_args.model_revision
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     model, _ = load_backbone(
-        model_args.model_name_or_path,
+        path,
+        revision=revision,
         token_scoring=model_args.token_scoring,
         drop_layers=model_args.drop_layers,
         span_heads=model_args.span_heads,
@@ -59,18 +116,71 @@ def main() -> None:
         attention_probs_dropout_prob=model_args.dropout,
         attn_implementation=model_args.attn_implementation,
     )
-    check_tokenizer(model.config, tokenizer, model_args.model_name_or_path)
+    check_tokenizer(model.config, tokenizer, path)
+    return model, tokenizer
+
+
+def train(trainer: QuaLATrainer) -> None:
+    """Train, from the last checkpoint if there is one, and save."""
+    checkpoint = trainer.args.resume_from_checkpoint or get_last_checkpoint(trainer.args.output_dir)
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    trainer.save_model()
+    trainer.log_metrics("train", metrics)
+    trainer.save_metrics("train", metrics)
+    trainer.save_state()
+
+
+def write_predictions(trainer: QuaLATrainer, records: list[QARecord], decode_options: DecodeOptions) -> None:
+    """Answer questions at full length, as {id: answer}, which the official scripts of SQuAD read."""
+    answers = predict(
+        trainer.model,
+        trainer.processing_class,
+        records,
+        budget="full",
+        window_options=trainer.window_options,
+        decode_options=decode_options,
+        batch_size=trainer.args.eval_batch_size,
+    )
+    texts = {record.id: best[0].text for record, best in answers}
+    file = Path(trainer.args.output_dir, "predict_predictions.json")
+    file.write_text(json.dumps(texts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Train, evaluate, predict and push, as far as the arguments say."""
+    parser = HfArgumentParser((ModelArguments, DataArguments, QuaLATrainingArguments))
+    if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
+        model_args, data_args, args = parser.parse_json_file(sys.argv[1])
+    else:
+        model_args, data_args, args = parser.parse_args_into_dataclasses()
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise ConfigurationError("nothing to do: give --do_train, --do_eval or --do_predict")
+    set_seed(args.seed)  # before the model, whose span head may be new
+    train_records = data_args.read("train", data_args.max_train_samples) if args.do_train else None
+    eval_records = data_args.read("validation", data_args.max_eval_samples) if args.do_eval else None
+    model, tokenizer = load(model_args)
+    teacher = model_args.teacher_name_or_path
     trainer = QuaLATrainer(
         model,
-        training_args,
-        train_dataset=load_records(data_args.train_file, require_answers=True),
-        eval_dataset=load_records(data_args.validation_file) if data_args.validation_file else None,
-        window_options=WindowOptions(max_length=data_args.max_length, doc_stride=data_args.doc_stride),
+        args,
+        train_dataset=train_records,
+        eval_dataset=eval_records,
+        teacher=None if teacher is None else QuaLAMiniLMForQuestionAnswering.from_pretrained(teacher),
+        window_options=WindowOptions(max_length=data_args.max_seq_length, doc_stride=data_args.doc_stride),
+        decode_options=data_args.decode_options(eval_records or []),
         processing_class=tokenizer,
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(training_args.output_dir))
-    trainer.save_model()
-    trainer.save_state()
+    if args.do_train:
+        train(trainer)
+    if args.do_eval:
+        metrics = trainer.evaluate() | {"eval_samples": len(eval_records)}
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if args.do_predict:
+        test = data_args.read("test", data_args.max_predict_samples, require_answers=False)
+        write_predictions(trainer, test, data_args.decode_options(test))
+    if args.push_to_hub:
+        trainer.push_to_hub()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import set_seed
+
 from optimum_qala._compat import require
 from optimum_qala._folders import new_folder
 from optimum_qala.cli.benchmark import benchmark
@@ -150,6 +152,7 @@ def _train(folder: Path, options: QuickstartOptions, backbone: str, console: Con
     changes: dict[str, Any] = {"drop_layers": list(options.drop_layers), "budgets": {}}
     # So short a training does not overfit.
     changes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    set_seed(options.seed)  # before the model, whose span head is new
     loaded = load_model(backbone, "torch", allow_new_head=True, **changes)
     with resumable_folder(folder / "trained", asdict(options)) as work:
         train(

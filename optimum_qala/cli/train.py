@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import set_seed
 
 from optimum_qala._compat import require
 from optimum_qala.cli.console import Console
@@ -49,6 +50,7 @@ def run(args: Namespace, console: Console) -> None:
     validation = load_records(args.validation_data, require_answers=True) if "validation_data" in args else []
     settings = run_settings(args, inputs=("model", "data", "validation_data", "teacher"))
     with resumable_folder(args.output, settings) as work:
+        set_seed(getattr(args, "seed", QuaLATrainingArguments.seed))  # before the model, whose span head may be new
         loaded = load_model(args.model, "torch", allow_new_head=True, **_config_overrides(args))
         teacher = load_teacher(args.teacher, loaded.tokenizer) if "teacher" in args else None
         summary = train(

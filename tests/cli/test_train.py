@@ -4,8 +4,9 @@ import json
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering, BertConfig, BertModel
 
 from optimum_qala._compat import is_available
 from optimum_qala.cli.train import last_checkpoint
@@ -65,6 +66,19 @@ def test_missing_tensorboard_is_named_before_any_work(train, monkeypatch):
     outcome, folder = train("--report-to", "tensorboard")
     assert 'needs tensorboard, which is not installed: pip install "optimum-qala[tensorboard]"' in outcome.error
     assert not folder.exists()
+
+
+def test_new_span_head_is_that_of_the_seed(train, tiny_tokenizer, tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=200, max_position_embeddings=128, **sizes)).save_pretrained(tmp_path / "backbone")
+    tiny_tokenizer.save_pretrained(tmp_path / "backbone")
+    trained = []
+    for number, seed in enumerate((42, 42, 43)):
+        torch.manual_seed(number)  # what was drawn before does not matter
+        flags = ("--model", tmp_path / "backbone", "--learning-rate", 1e-9, "--max-steps", 1, "--seed", seed)
+        trained.append(weights(train(*flags, output=f"trained-{number}")[1])["qa_outputs.weight"])
+    assert torch.allclose(trained[0], trained[1], atol=1e-6)
+    assert not torch.allclose(trained[0], trained[2], atol=1e-3)
 
 
 def test_measurements_of_the_model_before_are_dropped(train, qala, tiny_folder, tmp_path):

@@ -45,7 +45,7 @@ class Block:
     @property
     def can_run(self) -> bool:
         """False if the block needs an extra that is not installed."""
-        needs = [self.note.removeprefix("needs: ")] if self.note.startswith("needs: ") else []
+        needs = re.findall(r"needs: ([\w-]+)", self.note)
         if self.language == "bash" and re.search("int8|openvino", self.text):
             needs.append("openvino")
         return all(is_available(extra) for extra in needs)

@@ -1,9 +1,10 @@
-"""The navigation of the site is that of the index. Building it without warnings is a step of .ci/run."""
+"""The navigation of the site is that of the index, and its figures are drawn. Building it is a step of .ci/run."""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
+from pathlib import Path
 from types import ModuleType
 from types import SimpleNamespace as Namespace
 
@@ -12,13 +13,25 @@ import pytest
 from tests.docs.conftest import DOCS, ROOT
 
 
-@pytest.fixture(scope="module")
-def conf() -> ModuleType:
-    """docs/conf.py."""
-    spec = importlib.util.spec_from_file_location("docs_conf", DOCS / "conf.py")
+FIGURES = DOCS / "concepts" / "figures"
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def conf() -> ModuleType:
+    return load(DOCS / "conf.py")
+
+
+def test_figures_are_up_to_date():
+    drawn = {name: draw() for name, draw in load(FIGURES / "draw.py").FIGURES.items()}
+    stored = {file.name: file.read_text(encoding="utf-8") for file in FIGURES.glob("*.svg")}
+    assert stored == drawn, "run python docs/concepts/figures/draw.py"
 
 
 def test_sections_hold_the_pages_that_they_link_to(conf):

@@ -17,7 +17,7 @@ python "$here/../../../examples/question_answering/run_qa.py" --model_name_or_pa
     --token_scoring answer --drop_layers 2 3 4 5 --drop_ratio_bound 0.5 --num_random_sub_models 1 \
     --smallest_sub_model false --deep_supervision_weight 2 --per_device_train_batch_size 32 --learning_rate 1.4e-4 \
     --max_steps 1275 --warmup_steps 0.05 --weight_decay 0.01 --train_sampling_strategy group_by_length --bf16 --use_cpu \
-    --logging_steps 10 --save_steps 100 --save_total_limit 1 --eval_strategy no
+    --logging_steps 10 --save_steps 100 --save_total_limit 1 --eval_strategy no --do_train
 python "$here/exits.py" "$work/trained" "$data/validation.json" "$raw/exits-validation.json"
 optimum-cli qala quantize --model "$work/trained" --backend openvino --data "$data/train.json" --budget full \
     --budget 1,1,1,0.5,0.5,0.5 --budget 1,1,0.7,0.4,0.4,0.4 --output "$work/quantized" --json > "$raw/quantize.json"

@@ -16,7 +16,7 @@ for score in attention question answer; do
         --early_exit_prob 0.5 --min_exit_layer 3 --deep_supervision_weight 2 --per_device_train_batch_size 32 \
         --learning_rate 7e-5 --max_steps 200 --warmup_steps 0.05 --weight_decay 0.01 \
         --train_sampling_strategy group_by_length --bf16 --use_cpu --logging_steps 10 --save_steps 100 \
-        --save_total_limit 1 --eval_strategy no
+        --save_total_limit 1 --eval_strategy no --do_train
 done
 python "$here/compare.py" "$raw/validation.json" "$data/validation.json" answer="$work/answer" \
     question="$work/question" attention="$work/attention"
