@@ -31,7 +31,7 @@ python "$here/../../../examples/question_answering/run_qa.py" --model_name_or_pa
     --drop_ratio_bound 0.7 --num_random_sub_models 1 --smallest_sub_model false --early_exit_prob 1 \
     --min_exit_layer 4 --deep_supervision_weight 2 --per_device_train_batch_size 32 --learning_rate 1e-4 \
     --max_steps 1500 --warmup_steps 0.03 --weight_decay 0.01 --train_sampling_strategy group_by_length --bf16 \
-    --use_cpu --logging_steps 10 --save_steps 100 --save_total_limit 1 --eval_strategy no
+    --use_cpu --logging_steps 10 --save_steps 100 --save_total_limit 1 --eval_strategy no --do_train
 python "$here/exits.py" "$work/trained" "$data/validation.json" "$raw/exits-validation.json"
 optimum-cli qala quantize --model "$work/trained" --backend openvino --data "$work/kept.json" --budget full \
     --budget 1,1,1,0.5,0.5,0.5 --budget 1,1,1,0.7,0.3,0.3 --output "$work/quantized" --json > "$raw/quantize.json"
