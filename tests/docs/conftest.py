@@ -98,7 +98,7 @@ def run_bash(block: Block, folder: Path) -> None:
         ["bash", "-euo", "pipefail", "-c", block.text],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=800,
         env=environment,
         cwd=folder,
     )
