@@ -91,7 +91,7 @@ def reader_of_the_readme(workplace, tmp_path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_commands_of_the_readme_run(reader_of_the_readme, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     found = [block for block in blocks(README, "bash") if not block.note]
@@ -103,7 +103,7 @@ def test_commands_of_the_readme_run(reader_of_the_readme, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1000)
 def test_fine_tuned_model_is_pushed(reader_of_the_readme, tmp_path):
     (push,) = [block for block in blocks(README, "bash") if block.note == "needs: hub"]
     with HubServer({"hf_writer": "write"}) as hub:
@@ -114,7 +114,7 @@ def test_fine_tuned_model_is_pushed(reader_of_the_readme, tmp_path):
         environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "optimum_qala" / "_namespace")])}
         command = ["bash", "-euo", "pipefail", "-c", push.text]
         done = subprocess.run(
-            command, env=environment, cwd=reader_of_the_readme, capture_output=True, text=True, timeout=500
+            command, env=environment, cwd=reader_of_the_readme, capture_output=True, text=True, timeout=900
         )
         assert done.returncode == 0, done.stderr[-3000:]
         repository = hub.repositories["your-name/quala-minilm"]
