@@ -30,6 +30,7 @@ _LAZY = {
     "OVQuaLAQuantizer": "optimum_qala.quantization.openvino",
     "QuaLATrainer": "optimum_qala.training.trainer",
     "QuaLATrainingArguments": "optimum_qala.training.arguments",
+    "shrink_model": "optimum_qala.students.shrinking",
 }
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "QuaLATrainingArguments",
     "QuestionAnsweringPipeline",
     "__version__",
+    "shrink_model",
 ]
 
 register_auto_classes()

@@ -48,7 +48,7 @@ LEVELS = (
         "quantization.inc_export",
         "quantization.outliers",
     ),
-    ("inference.", "question_answering.pipeline"),
+    ("inference.", "question_answering.pipeline", "students."),
     (
         "registration",
         "quantization.",

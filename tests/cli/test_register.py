@@ -92,8 +92,11 @@ def flags(parser):
     return [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
 
 
-def test_seven_commands_exist(parsers):
-    assert list(parsers) == ["quickstart", "train", "search", "quantize", "evaluate", "predict", "benchmark"]
+COMMANDS = ["quickstart", "train", "search", "quantize", "evaluate", "predict", "benchmark", "shrink"]
+
+
+def test_all_commands_exist(parsers):
+    assert list(parsers) == COMMANDS
 
 
 def test_both_back_ends_quantize_by_the_same_defaults():
@@ -118,7 +121,7 @@ def test_defaults_in_help_are_those_of_the_code(parsers, command):
         assert (type(default)(text) if not isinstance(default, str) else text) == default, dest
 
 
-@pytest.mark.parametrize("command", ["quickstart", "train", "search", "quantize", "evaluate", "predict", "benchmark"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples_and_every_flag_a_help_text(parsers, command):
     parser = parsers[command]
     assert f"optimum-cli qala {command}" in parser.epilog

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 import optimum.commands.register._qala_flags as flags
+import optimum.commands.register._qala_students as students
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 
@@ -275,6 +276,14 @@ class BenchmarkCommand(_Subcommand):
         flags.buckets(parser)
         flags.windows(parser)
         flags.common(parser)
+
+
+class ShrinkCommand(_Subcommand):
+    """`optimum-cli qala shrink`."""
+
+    COMMAND = CommandInfo(name="shrink", help="Make a student of some of the layers of a teacher.")
+    implementation = "optimum_qala.cli.shrink"
+    parse_args = staticmethod(students.shrink)
 
 
 class QuaLACommand(BaseOptimumCLICommand):
