@@ -31,6 +31,7 @@ _LAZY = {
     "QuaLATrainer": "optimum_qala.training.trainer",
     "QuaLATrainingArguments": "optimum_qala.training.arguments",
     "shrink_model": "optimum_qala.students.shrinking",
+    "trim_vocabulary": "optimum_qala.students.vocabulary",
 }
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "QuestionAnsweringPipeline",
     "__version__",
     "shrink_model",
+    "trim_vocabulary",
 ]
 
 register_auto_classes()

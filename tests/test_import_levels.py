@@ -30,6 +30,7 @@ LEVELS = (
         "question_answering.answers",
         "question_answering.metrics",
         "question_answering.predictor",
+        "question_answering.pseudo_labels",
         "search.pareto",
         "search.store",
         "training.sampling",

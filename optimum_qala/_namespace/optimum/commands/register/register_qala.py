@@ -286,6 +286,22 @@ class ShrinkCommand(_Subcommand):
     parse_args = staticmethod(students.shrink)
 
 
+class TrimVocabularyCommand(_Subcommand):
+    """`optimum-cli qala trim-vocabulary`."""
+
+    COMMAND = CommandInfo(name="trim-vocabulary", help="Leave out the tokens that a corpus does not use.")
+    implementation = "optimum_qala.cli.trim_vocabulary"
+    parse_args = staticmethod(students.trim_vocabulary)
+
+
+class PseudoLabelCommand(_Subcommand):
+    """`optimum-cli qala pseudo-label`."""
+
+    COMMAND = CommandInfo(name="pseudo-label", help="Make a teacher's answers labels for training.")
+    implementation = "optimum_qala.cli.pseudo_label"
+    parse_args = staticmethod(students.pseudo_label)
+
+
 class QuaLACommand(BaseOptimumCLICommand):
     """`optimum-cli qala`: the group of all commands."""
 
