@@ -18,6 +18,7 @@ from optimum_qala.errors import BackendError, CheckpointError
 from optimum_qala.question_answering.features import WindowOptions, collate
 from optimum_qala.question_answering.records import QARecord, load_records
 from optimum_qala.training.arguments import QuaLATrainingArguments
+from optimum_qala.training.recipe import RECIPE_FILE, load_recipe, override
 from optimum_qala.training.trainer import QuaLATrainer
 
 
@@ -42,7 +43,8 @@ def run(args: Namespace, console: Console) -> None:
     limit = getattr(args, "limit", None)
     records = load_records(args.data, require_answers=True, limit=limit)
     validation = load_records(args.validation_data, require_answers=True) if "validation_data" in args else []
-    settings = run_settings(args, inputs=("model", "data", "validation_data", "teacher"))
+    recipe = load_recipe(args.recipe, QuaLATrainingArguments) if "recipe" in args else {}
+    settings = run_settings(args, inputs=("model", "data", "validation_data", "teacher", "recipe"))
     with resumable_folder(args.output, settings) as work:
         loaded = load_model(args.model, "torch", allow_new_head=True, **_config_overrides(args))
         teacher = load_teacher(args.teacher, loaded.tokenizer) if "teacher" in args else None
@@ -56,7 +58,7 @@ def run(args: Namespace, console: Console) -> None:
             teacher=teacher,
             console=console,
             eval_budgets=getattr(args, "budget", []),
-            **given(args, QuaLATrainingArguments),
+            **override(recipe, given(args, QuaLATrainingArguments)),
         )
     summary = {"output": args.output, **summary}
     scores = ", ".join(f"{name} {value:.2f}" for name, value in summary["validation"].items())
@@ -127,6 +129,7 @@ def train(
     }
     loaded.model.save_pretrained(result)
     loaded.tokenizer.save_pretrained(result)
+    trainer.args.save_recipe(result / RECIPE_FILE)
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     scores = {name.removeprefix("eval_"): value for name, value in evaluations[-1].items()} if evaluations else {}
     summary = {

@@ -73,7 +73,7 @@ def _keep_word_pieces(model: State, used: Collection[str], unknown_words: Iterab
     vocab, prefix = model["vocab"], model["continuing_subword_prefix"]
     kept = {token for token in vocab if len(token.removeprefix(prefix)) == 1}
     for word in unknown_words:
-        start, path = 0, set()
+        start, path = 0, set[str]()
         while start < len(word):
             pieces = ((prefix if start else "") + word[start:end] for end in range(len(word), start, -1))
             piece = next((piece for piece in pieces if piece in vocab), None)

@@ -186,8 +186,9 @@ def _trim_model(model: PreTrainedModel, new_ids: dict[int, int]) -> PreTrainedMo
     trimmed = copy.deepcopy(model)
     embeddings: Any = trimmed.get_input_embeddings()
     rows = embeddings.weight.data[list(new_ids)]
-    padding = new_ids.get(embeddings.padding_idx)
-    trimmed.set_input_embeddings(nn.Embedding.from_pretrained(rows, freeze=False, padding_idx=padding))
+    replacement = nn.Embedding(len(rows), rows.shape[1], padding_idx=new_ids.get(embeddings.padding_idx))
+    replacement.weight = nn.Parameter(rows)
+    trimmed.set_input_embeddings(replacement)
     trimmed.config.vocab_size = len(new_ids)
     for name, number in _token_ids(trimmed.config).items():
         setattr(trimmed.config, name, new_ids.get(number))

@@ -86,6 +86,7 @@ class TrainCommand(_Subcommand):
         flags.output(parser)
         flags.budgets(parser, f"validate at this budget too; may be repeated: {flags.BUDGET_HELP}")
         flags.backend(parser, "only torch trains")
+        parser.add_argument("--recipe", metavar="FILE", help="YAML file of training settings; flags win over it")
         flags.steps(parser)
         flags.adaptivity(parser)
         flags.token_selection(parser)
