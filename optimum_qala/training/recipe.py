@@ -6,6 +6,7 @@ of transformers, and steps, batches, learning rate and seed.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -103,10 +104,14 @@ def save_recipe(arguments: Any, path: str | Path) -> None:
 def _kinds(arguments_class: type) -> dict[str, str]:
     """Map the fields of a recipe to the kinds of their values, as their annotations name them."""
     general = {field.name for field in fields(TrainingArguments)}
+    # Not those of the fields themselves, which HfArgumentParser overwrites.
+    annotations = {
+        name: kind for base in arguments_class.__mro__[::-1] for name, kind in inspect.get_annotations(base).items()
+    }
     return {
-        field.name: (field.type if isinstance(field.type, str) else field.type.__name__).removesuffix(" | None")
-        for field in fields(arguments_class)
-        if field.name in _GENERAL or field.name not in general | _NOT_OF_TRAINING
+        name: (kind if isinstance(kind, str) else kind.__name__).removesuffix(" | None")
+        for name, kind in ((field.name, annotations[field.name]) for field in fields(arguments_class))
+        if name in _GENERAL or name not in general | _NOT_OF_TRAINING
     }
 
 

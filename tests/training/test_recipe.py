@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from transformers import TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments
 
 from optimum_qala import QuaLATrainingArguments
 from optimum_qala.errors import ConfigurationError
@@ -44,6 +44,13 @@ def test_every_kind_of_value_is_read(tmp_path: Path) -> None:
     assert arguments.auxiliary_losses == {"hidden_states": 1.0, "relations": 0.5}
     assert arguments.sub_model_auxiliary_losses == {"attention_maps": 2.0}
     assert (arguments.teacher_layers, arguments.relation_heads) == ([1, 3], None)
+
+
+def test_argument_parser_does_not_change_what_a_recipe_may_hold(tmp_path: Path) -> None:
+    """It overwrites the types of the fields that it reads."""
+    HfArgumentParser(QuaLATrainingArguments)
+    arguments = make(tmp_path, "auxiliary_losses: {minilm: 2}\nteacher_layers: [1]\nlearning_rate: 1e-4\n")
+    assert (arguments.auxiliary_losses, arguments.teacher_layers) == ({"minilm": 2.0}, [1])
 
 
 def test_given_arguments_win(tmp_path: Path) -> None:
