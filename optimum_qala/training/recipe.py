@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key) for key, _ in node.value]
         for key, (entry, _) in zip(keys, node.value, strict=True):
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(problem=f"{key!r} stands twice", problem_mark=entry.start_mark)
+                raise ConfigurationError(f"recipe {entry.start_mark.name} sets {key!r} twice")
         return super().construct_mapping(node, deep)
 
 
@@ -62,7 +62,8 @@ def load_recipe(path: str | Path, arguments_class: type) -> dict[str, Any]:
             of the wrong kind. The message lists the legal names.
     """
     try:
-        recipe = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _Loader)  # noqa: S506  # a SafeLoader
+        with Path(path).open(encoding="utf-8-sig") as file:
+            recipe = yaml.load(file, _Loader)  # noqa: S506  # a SafeLoader
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"recipe {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:

@@ -24,7 +24,10 @@ from transformers import (
 )
 
 from optimum_qala import QuaLAMiniLMForQuestionAnswering, trim_vocabulary
+from optimum_qala.checkpoints import load_unchanged
 from optimum_qala.errors import CheckpointError, ConfigurationError, DataError
+from optimum_qala.question_answering.predictor import predict
+from optimum_qala.question_answering.records import load_records
 from optimum_qala.students.token_models import tokens_to_keep
 from tests.conftest import tiny_config
 
@@ -249,3 +252,26 @@ def test_merges_that_lead_to_a_token_stay() -> None:
         "merges": [["a", "b"], ["ab", "c"], ["b", "c"]],
     }
     assert tokens_to_keep(model, {"abc"}, []) == {"a", "b", "c", "ab", "abc"}
+
+
+@pytest.mark.slow
+def test_real_model_answers_as_before(shared_model: Path, shared_data: Path, tmp_path: Path) -> None:
+    records = load_records(shared_data / "test_small.json", limit=12)
+    model, tokenizer = load_unchanged(shared_model), AutoTokenizer.from_pretrained(shared_model)
+    texts = [text for record in records for text in (record.question, record.context)]
+    trimmed = trim_vocabulary(model, tokenizer, texts)
+    trimmed.model.save_pretrained(tmp_path)
+    trimmed.tokenizer.save_pretrained(tmp_path)
+    answers = [
+        [
+            found
+            for _, found in predict(
+                AutoModelForQuestionAnswering.from_pretrained(folder, dtype=torch.float32),
+                AutoTokenizer.from_pretrained(folder),
+                records,
+            )
+        ]
+        for folder in (shared_model, tmp_path)
+    ]
+    assert answers[0] == answers[1]
+    assert len(trimmed.tokenizer) < len(tokenizer) / 4
