@@ -30,6 +30,8 @@ _LAZY = {
     "OVQuaLAQuantizer": "optimum_qala.quantization.openvino",
     "QuaLATrainer": "optimum_qala.training.trainer",
     "QuaLATrainingArguments": "optimum_qala.training.arguments",
+    "shrink_model": "optimum_qala.students.shrinking",
+    "trim_vocabulary": "optimum_qala.students.vocabulary",
 }
 
 __all__ = [
@@ -49,6 +51,8 @@ __all__ = [
     "QuaLATrainingArguments",
     "QuestionAnsweringPipeline",
     "__version__",
+    "shrink_model",
+    "trim_vocabulary",
 ]
 
 register_auto_classes()

@@ -1,16 +1,24 @@
-"""Turning plain BERT, RoBERTa, XLM-R and MiniLM checkpoints into QuaLA-MiniLM, and saying what did not fit."""
+"""Loading BERT, RoBERTa, XLM-R and MiniLM checkpoints, as QuaLA-MiniLM or as they are, and saying what did not fit."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from optimum_qala.errors import CheckpointError
+from optimum_qala.models.configuration_quala_minilm import BACKBONE_POSITION_SCHEMES, QuaLAMiniLMConfig
 from optimum_qala.models.modeling_quala_minilm import SPAN_HEADS, QuaLAMiniLMForQuestionAnswering
 
 
@@ -32,6 +40,15 @@ class KeyReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
+
+    @classmethod
+    def from_loading_info(cls, info: Mapping[str, Any]) -> KeyReport:
+        """Read what `from_pretrained(..., output_loading_info=True)` returns beside the model."""
+        return cls(
+            missing=tuple(sorted(info["missing_keys"])),
+            unexpected=tuple(sorted(info["unexpected_keys"])),
+            mismatched=tuple(sorted(str(key[0]) for key in info["mismatched_keys"])),
+        )
 
     @property
     def has_new_head(self) -> bool:
@@ -63,6 +80,25 @@ class KeyReport:
                 "fine-tune it with them first: optimum-cli qala train --token-scoring answer --model ..."
             )
 
+    def check_encoder(self, path: str | Path, is_shallower: bool = False) -> None:
+        """Raise unless the checkpoint holds the whole encoder and no more.
+
+        Args:
+            path: Where the checkpoint is, for the message.
+            is_shallower: The caller wants fewer layers than the checkpoint has.
+
+        Raises:
+            CheckpointError: If parameters are missing or left over.
+        """
+        lost = sorted(name for name in {*self.missing, *self.mismatched} - HEAD_KEYS if SPAN_HEADS not in name)
+        surplus = [] if is_shallower else [name for name in self.unexpected if "encoder.layer." in name]
+        for names, problem in ((lost, "lacks, or has in another shape,"), (surplus, "holds more than the model has:")):
+            if names:
+                raise CheckpointError(
+                    f"{path} {problem} {len(names)} parameters of the encoder, the first is {names[0]}; "
+                    "the checkpoint is damaged or its config.json describes another model"
+                )
+
 
 def load_backbone(path: str | Path, **config_overrides: Any) -> tuple[QuaLAMiniLMForQuestionAnswering, KeyReport]:
     """Load a checkpoint as a QuaLA-MiniLM for question answering.
@@ -82,24 +118,44 @@ def load_backbone(path: str | Path, **config_overrides: Any) -> tuple[QuaLAMiniL
     try:
         model, info = QuaLAMiniLMForQuestionAnswering.from_pretrained(path, **options)
     except (SafetensorError, UnpicklingError) as error:
-        reason = str(error).partition(". ")[0]
-        raise CheckpointError(f"model {path} cannot be loaded: its weights are damaged ({reason})") from error
-    report = KeyReport(
-        missing=tuple(sorted(info["missing_keys"])),
-        unexpected=tuple(sorted(info["unexpected_keys"])),
-        mismatched=tuple(sorted(str(key[0]) for key in info["mismatched_keys"])),
-    )
-    lost = sorted(name for name in {*report.missing, *report.mismatched} - HEAD_KEYS if SPAN_HEADS not in name)
-    surplus = [name for name in report.unexpected if "encoder.layer." in name]
-    if "num_hidden_layers" in config_overrides:
-        surplus = []  # the caller wants a shallower model
-    for names, problem in ((lost, "lacks, or has in another shape,"), (surplus, "holds more than the model has:")):
-        if names:
-            raise CheckpointError(
-                f"{path} {problem} {len(names)} parameters of the encoder, the first is {names[0]}; "
-                "the checkpoint is damaged or its config.json describes another model"
-            )
+        raise _damaged(path, error) from error
+    report = KeyReport.from_loading_info(info)
+    report.check_encoder(path, is_shallower="num_hidden_layers" in config_overrides)
     return model, report
+
+
+def load_unchanged(path: str | Path) -> PreTrainedModel:
+    """Load a checkpoint as the kind of model that it is, in the precision that it is stored in.
+
+    Args:
+        path: Folder or repository id of a BERT, RoBERTa, XLM-R or QuaLA-MiniLM checkpoint.
+
+    Returns:
+        A model for question answering if the checkpoint has a span head, otherwise the encoder alone.
+
+    Raises:
+        CheckpointError: If the checkpoint is of another kind, cannot be read, or does not hold the encoder that its
+            config.json describes.
+    """
+    kind = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
+    legal = (*BACKBONE_POSITION_SCHEMES, QuaLAMiniLMConfig.model_type)
+    if kind not in legal:
+        raise CheckpointError(f"{path} holds a {kind!r} checkpoint; legal kinds are {sorted(legal)}")
+    options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": "auto"}
+    try:
+        model, info = AutoModelForQuestionAnswering.from_pretrained(path, **options)
+        if KeyReport.from_loading_info(info).has_new_head:
+            pooling = {} if kind == QuaLAMiniLMConfig.model_type else {"add_pooling_layer": False}
+            model, info = AutoModel.from_pretrained(path, **options, **pooling)
+    except (SafetensorError, UnpicklingError) as error:
+        raise _damaged(path, error) from error
+    KeyReport.from_loading_info(info).check_encoder(path)
+    return model  # type: ignore[no-any-return]
+
+
+def _damaged(path: str | Path, error: Exception) -> CheckpointError:
+    reason = str(error).partition(". ")[0]
+    return CheckpointError(f"model {path} cannot be loaded: its weights are damaged ({reason})")
 
 
 def check_tokenizer(model_config: Any, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:

@@ -18,7 +18,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from optimum_qala.checkpoints import KeyReport, check_tokenizer, load_backbone
+from optimum_qala.checkpoints import KeyReport, check_tokenizer, load_backbone, load_unchanged
 from optimum_qala.errors import CheckpointError, ConfigurationError
 from tests.conftest import tiny_config
 
@@ -200,3 +200,43 @@ def test_heads_that_were_not_trained_are_refused(tiny_model, tmp_path):
     _, report = load_backbone(tmp_path, token_scoring="answer")
     with pytest.raises(CheckpointError, match="has no trained early span heads, so it would drop the wrong tokens"):
         report.check_heads(tmp_path)
+
+
+# --- loading as it is
+
+
+@pytest.mark.parametrize("model_class", [BertForQuestionAnswering, BertModel, BertForMaskedLM])
+def test_load_unchanged_keeps_kind_precision_and_head(tmp_path, model_class):
+    torch.manual_seed(0)
+    stored = model_class(BertConfig(**SIZES)).half()
+    stored.save_pretrained(tmp_path)
+    model = load_unchanged(tmp_path)
+    expected = BertForQuestionAnswering if model_class is BertForQuestionAnswering else BertModel
+    assert type(model) is expected
+    assert model.dtype == torch.float16
+    ours, theirs = (one.base_model.state_dict() for one in (model, stored))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_load_unchanged_takes_a_quala_model(tmp_path, tiny_model):
+    tiny_model.save_pretrained(tmp_path)
+    assert type(load_unchanged(tmp_path)) is type(tiny_model)
+    tiny_model.quala.save_pretrained(tmp_path / "encoder")
+    assert type(load_unchanged(tmp_path / "encoder")) is type(tiny_model.quala)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"num_hidden_layers": 5}, "lacks, or has in another shape,"),
+        ({"num_hidden_layers": 2}, "holds more than the model has: "),
+        ({"model_type": "gpt2"}, r"holds a 'gpt2' checkpoint; legal kinds are \['bert', 'quala_minilm', 'roberta'"),
+        ("truncated", "cannot be loaded: its weights are damaged"),
+    ],
+    ids=str,
+)
+def test_load_unchanged_refuses_what_does_not_fit(tmp_path, tiny_model, what, message):
+    tiny_model.save_pretrained(tmp_path)
+    damage(tmp_path, what)
+    with pytest.raises(CheckpointError, match=message):
+        load_unchanged(tmp_path)

@@ -30,6 +30,7 @@ LEVELS = (
         "question_answering.answers",
         "question_answering.metrics",
         "question_answering.predictor",
+        "question_answering.pseudo_labels",
         "search.pareto",
         "search.store",
         "training.sampling",
@@ -48,7 +49,7 @@ LEVELS = (
         "quantization.inc_export",
         "quantization.outliers",
     ),
-    ("inference.", "question_answering.pipeline"),
+    ("inference.", "question_answering.pipeline", "students."),
     (
         "registration",
         "quantization.",
@@ -58,7 +59,17 @@ LEVELS = (
 )
 # What the core may import at the top of a module besides the standard library; anything else is imported where it is
 # used, so that the core works without the extras.
-CORE_DEPENDENCIES = {"torch", "transformers", "accelerate", "numpy", "huggingface_hub", "httpx", "safetensors", "tqdm"}
+CORE_DEPENDENCIES = {
+    "accelerate",
+    "httpx",
+    "huggingface_hub",
+    "numpy",
+    "safetensors",
+    "torch",
+    "tqdm",
+    "transformers",
+    "yaml",
+}
 MODEL_DEPENDENCIES = {"torch", "transformers"}
 # Modules that define subclasses of a back end's classes, hence import it at the top. They check that it is installed
 # before, and nothing imports them before they are used.

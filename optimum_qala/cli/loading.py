@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging
 
 from optimum_qala._compat import require
-from optimum_qala.checkpoints import check_tokenizer, load_backbone
+from optimum_qala.checkpoints import check_tokenizer, load_backbone, load_unchanged
 from optimum_qala.errors import CheckpointError, ConfigurationError, QuaLAError
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.inference.graph import PRECISION_KEY, THREADS_KEY, check_plain_graph, find_file, read_graph
@@ -256,20 +257,42 @@ def load_tokenizer(path: str, model_config: Any) -> Any:
     return tokenizer
 
 
+def load_source(path: str) -> tuple[Any, Any]:
+    """Load a torch checkpoint to make a smaller one of: the kind of model and the precision stay.
+
+    Args:
+        path: Folder or repository id.
+
+    Returns:
+        The model and its tokenizer.
+
+    Raises:
+        CheckpointError: If there is nothing to load, or model and tokenizer do not belong together.
+    """
+    _check_folder(path, "torch")
+    model = _quietly(path, load_unchanged)
+    return model, load_tokenizer(path, model.config)
+
+
 def _load_torch(path: str, allow_new_head: bool, config_overrides: dict[str, Any]) -> Any:
+    model, report = _quietly(path, load_backbone, **config_overrides)
+    if not allow_new_head:
+        report.check_heads(path)
+    return model
+
+
+def _quietly(path: str, load: Callable[..., Any], **options: Any) -> Any:
+    """Load without the table of what does not fit, which the caller judges."""
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what does not fit is judged below, not printed as a table
+    logging.set_verbosity_error()
     try:
-        model, report = load_backbone(path, **config_overrides)
+        return load(path, **options)
     except QuaLAError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(_cannot_load(path, error)) from error
     finally:
         logging.set_verbosity(verbosity)
-    if not allow_new_head:
-        report.check_heads(path)
-    return model
 
 
 def _load_openvino(path: str, threads: int | None, buckets: BucketOptions | None, ov_config: dict[str, Any]) -> Any:

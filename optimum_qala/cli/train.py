@@ -20,6 +20,7 @@ from optimum_qala.errors import BackendError, CheckpointError
 from optimum_qala.question_answering.features import WindowOptions, collate
 from optimum_qala.question_answering.records import QARecord, load_records
 from optimum_qala.training.arguments import QuaLATrainingArguments
+from optimum_qala.training.recipe import RECIPE_FILE, load_recipe, override
 from optimum_qala.training.trainer import QuaLATrainer
 
 
@@ -48,7 +49,8 @@ def run(args: Namespace, console: Console) -> None:
     limit = getattr(args, "limit", None)
     records = load_records(args.data, require_answers=True, limit=limit)
     validation = load_records(args.validation_data, require_answers=True) if "validation_data" in args else []
-    settings = run_settings(args, inputs=("model", "data", "validation_data", "teacher"))
+    recipe = load_recipe(args.recipe, QuaLATrainingArguments) if "recipe" in args else {}
+    settings = run_settings(args, inputs=("model", "data", "validation_data", "teacher", "recipe"))
     with resumable_folder(args.output, settings) as work:
         set_seed(getattr(args, "seed", QuaLATrainingArguments.seed))  # before the model, whose span head may be new
         loaded = load_model(args.model, "torch", allow_new_head=True, **_config_overrides(args))
@@ -63,7 +65,7 @@ def run(args: Namespace, console: Console) -> None:
             teacher=teacher,
             console=console,
             eval_budgets=getattr(args, "budget", []),
-            **given(args, QuaLATrainingArguments),
+            **override(recipe, given(args, QuaLATrainingArguments)),
         )
     summary = {"output": args.output, **summary}
     scores = ", ".join(f"{name} {value:.2f}" for name, value in summary["validation"].items())
@@ -135,6 +137,7 @@ def train(
     loaded.tokenizer.save_pretrained(result)
     if (state / RUNS_FOLDER).is_dir():
         shutil.copytree(state / RUNS_FOLDER, result / RUNS_FOLDER)
+    trainer.args.save_recipe(result / RECIPE_FILE)
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     scores = {name.removeprefix("eval_"): value for name, value in evaluations[-1].items()} if evaluations else {}
     summary = {

@@ -14,7 +14,7 @@ from optimum_qala._compat import require
 from optimum_qala.errors import ConfigurationError, DataError
 
 
-__all__ = ["QARecord", "iter_records", "load_records"]
+__all__ = ["QARecord", "iter_records", "load_records", "record_to_json", "records_to_squad"]
 
 _FILE_SUFFIXES = {".json", ".jsonl", ".ndjson", ".txt", ".gz", ".zip", ".csv"}
 _LINE_SUFFIXES = {".jsonl", ".ndjson"}
@@ -94,6 +94,37 @@ def load_records(source: Any, *, require_answers: bool = False, limit: int | Non
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ConfigurationError(f"limit {limit!r} is not a positive integer; leave it out to read every record")
     return list(islice(iter_records(source, require_answers=require_answers), limit))
+
+
+def record_to_json(record: QARecord) -> dict[str, Any]:
+    """Make the object that a JSON lines file has for a record; `iter_records` reads it back."""
+    answers = {"text": list(record.answers), "answer_start": list(record.answer_starts)}
+    fields = {"id": record.id, "question": record.question, "context": record.context, "answers": answers}
+    return fields | ({"is_impossible": True} if record.is_impossible else {})
+
+
+def records_to_squad(records: Iterable[QARecord]) -> dict[str, Any]:
+    """Make a SQuAD object, version 2.0 if a question has no answer; `iter_records` reads it back.
+
+    Args:
+        records: The records; neighbours with the same context share a paragraph.
+
+    Returns:
+        What a SQuAD JSON file holds.
+    """
+    paragraphs: list[dict[str, Any]] = []
+    for record in records:
+        if not paragraphs or paragraphs[-1]["context"] != record.context:
+            paragraphs.append({"context": record.context, "qas": []})
+        pairs = zip(record.answers, record.answer_starts, strict=True)
+        question = {
+            "id": record.id,
+            "question": record.question,
+            "answers": [{"text": text, "answer_start": start} for text, start in pairs],
+        }
+        paragraphs[-1]["qas"].append(question | ({"is_impossible": True} if record.is_impossible else {}))
+    has_impossible = any("is_impossible" in question for paragraph in paragraphs for question in paragraph["qas"])
+    return {"version": "v2.0" if has_impossible else "1.1", "data": [{"title": "", "paragraphs": paragraphs}]}
 
 
 def _open_source(source: Any) -> tuple[str, Iterator[tuple[str, Any]]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -10,6 +12,7 @@ from transformers import TrainingArguments
 from optimum_qala.distillation.auxiliary import parse_loss_weights
 from optimum_qala.distillation.divergences import check_divergence
 from optimum_qala.errors import ConfigurationError
+from optimum_qala.training.recipe import load_recipe, override, save_recipe
 
 
 @dataclass
@@ -119,6 +122,30 @@ class QuaLATrainingArguments(TrainingArguments):
         for name in ("sub_model_label_weight", "teacher_weight", "early_exit_prob"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigurationError(f"{name} {getattr(self, name)} is not in [0, 1]")
+
+    @classmethod
+    def from_recipe(cls, path: str | Path, **arguments: Any) -> QuaLATrainingArguments:
+        """Make arguments of a recipe.
+
+        Args:
+            path: YAML file with fields of these arguments, see `load_recipe`.
+            arguments: Fields; those that the recipe has too win over it.
+
+        Returns:
+            The arguments.
+
+        Raises:
+            ConfigurationError: If the recipe cannot be read, or a value is not legal.
+        """
+        return cls(**override(load_recipe(path, cls), arguments))
+
+    def save_recipe(self, path: str | Path) -> None:
+        """Write the recipe of a training with these arguments, defaults included.
+
+        Args:
+            path: The YAML file; it is overwritten.
+        """
+        save_recipe(self, path)
 
     @property
     def num_sub_models(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import re
 
 import pytest
@@ -18,12 +19,14 @@ from optimum_qala.quantization.inc_configuration import INCQuaLAConfig
 from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions
 from optimum_qala.question_answering.predictor import predict
+from optimum_qala.question_answering.pseudo_labels import LabelFilter
 from optimum_qala.reporting.benchmark import BenchmarkOptions
 from optimum_qala.reporting.bulk import BulkOptions
 from optimum_qala.reporting.peers import PeerOptions
 from optimum_qala.search.budgets import choose_budgets
 from optimum_qala.search.finalists import FinalistOptions
 from optimum_qala.search.options import SearchOptions
+from optimum_qala.students.vocabulary import trim_vocabulary
 from optimum_qala.training.arguments import QuaLATrainingArguments
 
 
@@ -61,6 +64,8 @@ DEFAULTS = {
     },
     "evaluate": READING,
     "predict": READING,
+    "pseudo-label": {**READING, **field_defaults(LabelFilter)},
+    "trim-vocabulary": {"min_frequency": inspect.signature(trim_vocabulary).parameters["min_frequency"].default},
 }
 # Defaults in words; a test of the command covers each.
 IN_WORDS = {
@@ -92,8 +97,22 @@ def flags(parser):
     return [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
 
 
-def test_seven_commands_exist(parsers):
-    assert list(parsers) == ["quickstart", "train", "search", "quantize", "evaluate", "predict", "benchmark"]
+COMMANDS = [
+    "quickstart",
+    "train",
+    "search",
+    "quantize",
+    "evaluate",
+    "predict",
+    "benchmark",
+    "shrink",
+    "trim-vocabulary",
+    "pseudo-label",
+]
+
+
+def test_all_commands_exist(parsers):
+    assert list(parsers) == COMMANDS
 
 
 def test_both_back_ends_quantize_by_the_same_defaults():
@@ -118,7 +137,7 @@ def test_defaults_in_help_are_those_of_the_code(parsers, command):
         assert (type(default)(text) if not isinstance(default, str) else text) == default, dest
 
 
-@pytest.mark.parametrize("command", ["quickstart", "train", "search", "quantize", "evaluate", "predict", "benchmark"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples_and_every_flag_a_help_text(parsers, command):
     parser = parsers[command]
     assert f"optimum-cli qala {command}" in parser.epilog

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertModel
 
@@ -256,6 +257,55 @@ def test_auxiliary_losses_that_do_not_fit_are_refused(train, flags, message):
     assert outcome.code == 1
     assert message in outcome.error
     assert not folder.exists()
+
+
+def test_recipe_is_used_saved_and_used_again(train, tiny_folder, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "teacher_weight: 0.9\nauxiliary_losses: {relations: 1, hidden_states: 5e-1}\nteacher_layers: [0, 0, 1, 1]\n"
+        "relation_heads: 1\nsub_model_auxiliary_losses: {attention_maps: 1}\nseed: 6\nnum_train_epochs: 9\n"
+    )
+    teacher = ("--teacher", tiny_folder)
+    flags = ("--teacher-weight", 0.9, "--auxiliary-losses", "relations=1,hidden_states=0.5", "--relation-heads", 1)
+    flags += ("--teacher-layers", "0,0,1,1", "--sub-model-auxiliary-losses", "attention_maps=1", "--seed", 5)
+    runs = {
+        "flags": (*teacher, *flags),
+        "recipe": (*teacher, "--recipe", recipe, "--seed", 5),  # the flag wins
+        "again": (*teacher, "--recipe", tmp_path / "recipe" / "recipe.yaml"),
+    }
+    trained = {}
+    for name, given in runs.items():
+        outcome, trained[name] = train(*given, output=name)
+        assert outcome.code == 0, outcome.err
+    for name in ("recipe", "again"):
+        assert are_equal(weights(trained[name]), weights(trained["flags"])), name
+    saved = yaml.safe_load((trained["recipe"] / "recipe.yaml").read_text())
+    assert (saved["seed"], saved["teacher_weight"], saved["max_steps"]) == (5, 0.9, 4)
+    assert saved["auxiliary_losses"] == {"relations": 1.0, "hidden_states": 0.5}
+
+
+def test_bad_recipe_leaves_no_output(train, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("auxiliary_losses: {hidden: 1}\n")
+    outcome, folder = train("--recipe", recipe)
+    assert outcome.code == 1
+    assert f"recipe {recipe}: auxiliary_losses names 'hidden', which is none of ['attention_maps'," in outcome.error
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_recipe_changed_since_the_interruption_is_noticed(train, tmp_path, monkeypatch):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("seed: 1\n")
+    step = QuaLATrainer.training_step
+
+    def interrupted(self, *arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(QuaLATrainer, "training_step", interrupted)
+    assert train("--recipe", recipe)[0].code == 130
+    monkeypatch.setattr(QuaLATrainer, "training_step", step)
+    recipe.write_text("seed: 2\n")
+    assert "other settings (recipe_content)" in train("--recipe", recipe)[0].error
 
 
 def test_teacher_with_another_vocabulary_is_refused(train, tiny_folder, tmp_path):

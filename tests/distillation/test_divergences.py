@@ -117,8 +117,10 @@ def test_span_divergence_weighs_start_and_end_alike(logits: tuple[torch.Tensor, 
     ("settings", "message"),
     [
         ({"kind": "sideways"}, r"divergence 'sideways' is not one of \['forward', 'reverse', 'skew'\]"),
-        ({"temperature": 0.0}, "temperature 0.0 is not a positive number"),
-        ({"temperature": float("nan")}, "temperature nan is not a positive number"),
+        ({"temperature": 0.0}, "temperature 0.0 is not from 0.001 to 1000.0; beyond, losses"),
+        ({"temperature": 1e-40}, "temperature 1e-40 is not from 0.001 to 1000.0; beyond, losses"),
+        ({"temperature": 1e20}, r"temperature 1e\+20 is not from 0.001 to 1000.0; beyond, losses"),
+        ({"temperature": float("nan")}, "temperature nan is not from 0.001 to 1000.0; beyond, losses"),
         ({"skew": 1.0}, "skew 1.0 is not between 0 and 1"),
     ],
 )

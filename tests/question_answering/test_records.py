@@ -11,7 +11,13 @@ import pytest
 
 from optimum_qala.errors import ConfigurationError, DataError, MissingExtraError
 from optimum_qala.question_answering import records as records_module
-from optimum_qala.question_answering.records import QARecord, iter_records, load_records
+from optimum_qala.question_answering.records import (
+    QARecord,
+    iter_records,
+    load_records,
+    record_to_json,
+    records_to_squad,
+)
 
 
 CONTEXT = "Anna found the old book in Paris."
@@ -287,3 +293,21 @@ def test_mapping_without_data_is_refused() -> None:
 def test_other_source_is_refused() -> None:
     with pytest.raises(DataError, match="cannot read records from int 3"):
         iter_records(3)
+
+
+# --- writing
+
+
+@pytest.mark.parametrize("last_is_impossible", [False, True])
+def test_written_records_are_read_back(tmp_path, last_is_impossible):
+    records = [
+        QARecord("a", "who ?", "Anna, 9", ("Anna",), (0,)),
+        QARecord("b", "how old ?", "Anna, 9", ("9", "9"), (6, 6)),
+        QARecord("c", "where ?", "Rome", is_impossible=True) if last_is_impossible else QARecord("c", "?", "Rome"),
+    ]
+    squad = records_to_squad(records)
+    assert load_records(squad) == records
+    assert [len(paragraph["qas"]) for paragraph in squad["data"][0]["paragraphs"]] == [2, 1]
+    assert squad["version"] == ("v2.0" if last_is_impossible else "1.1")
+    labelled = records if last_is_impossible else records[:2]
+    assert load_records([record_to_json(record) for record in labelled]) == labelled

@@ -30,7 +30,7 @@ from optimum_qala.errors import ConfigurationError
         ({"deep_supervision_weight": float("nan")}, "deep_supervision_weight nan is not a number of at least 0"),
         ({"eval_budgets": "fast"}, r"eval_budgets 'fast' is one text; give a list, such as \['fast'\]"),
         ({"divergence": "jensen"}, "divergence 'jensen' is not one of"),
-        ({"temperature": -1.0}, "temperature -1.0 is not a positive number"),
+        ({"temperature": -1.0}, "temperature -1.0 is not from 0.001 to 1000.0; beyond, losses"),
         ({"skew": 0.0}, "skew 0.0 is not between 0 and 1"),
     ],
 )

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 import optimum.commands.register._qala_flags as flags
+import optimum.commands.register._qala_students as students
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 
@@ -85,6 +86,7 @@ class TrainCommand(_Subcommand):
         flags.output(parser)
         flags.budgets(parser, f"validate at this budget too; may be repeated: {flags.BUDGET_HELP}")
         flags.backend(parser, "only torch trains")
+        parser.add_argument("--recipe", metavar="FILE", help="YAML file of training settings; flags win over it")
         flags.steps(parser)
         flags.adaptivity(parser)
         flags.token_selection(parser)
@@ -275,6 +277,30 @@ class BenchmarkCommand(_Subcommand):
         flags.buckets(parser)
         flags.windows(parser)
         flags.common(parser)
+
+
+class ShrinkCommand(_Subcommand):
+    """`optimum-cli qala shrink`."""
+
+    COMMAND = CommandInfo(name="shrink", help="Make a student of some of the layers of a teacher.")
+    implementation = "optimum_qala.cli.shrink"
+    parse_args = staticmethod(students.shrink)
+
+
+class TrimVocabularyCommand(_Subcommand):
+    """`optimum-cli qala trim-vocabulary`."""
+
+    COMMAND = CommandInfo(name="trim-vocabulary", help="Leave out the tokens that a corpus does not use.")
+    implementation = "optimum_qala.cli.trim_vocabulary"
+    parse_args = staticmethod(students.trim_vocabulary)
+
+
+class PseudoLabelCommand(_Subcommand):
+    """`optimum-cli qala pseudo-label`."""
+
+    COMMAND = CommandInfo(name="pseudo-label", help="Make a teacher's answers labels for training.")
+    implementation = "optimum_qala.cli.pseudo_label"
+    parse_args = staticmethod(students.pseudo_label)
 
 
 class QuaLACommand(BaseOptimumCLICommand):

@@ -1,0 +1,102 @@
+"""Labels are the teacher's answers, and a filter drops them for the reason that it names."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from optimum_qala.errors import ConfigurationError
+from optimum_qala.question_answering.answers import Answer
+from optimum_qala.question_answering.pseudo_labels import LabelFilter, agreement, entropy, margin, pseudo_label
+from optimum_qala.question_answering.records import QARecord
+
+
+CONTEXT = "anna was born in paris"
+
+
+def answers(*scores: float, best: str = "paris") -> list[Answer]:
+    start = CONTEXT.index(best)
+    texts = [best, *["anna"] * (len(scores) - 1)]
+    return [Answer(text, score, start, start + len(text)) for text, score in zip(texts, scores, strict=True)]
+
+
+def record(identifier: str = "q") -> QARecord:
+    return QARecord(identifier, "where ?", CONTEXT, answers=("anna",), answer_starts=(0,))
+
+
+def reason(found: list[Answer], opinion: list[Answer] | None = None, **thresholds: float) -> str | None:
+    seconds = None if opinion is None else [(record(), opinion)]
+    (label,) = pseudo_label([(record(), found)], LabelFilter(**thresholds), seconds)
+    return label.reason
+
+
+def test_margin_and_entropy_equal_literal_numbers() -> None:
+    assert margin(answers(0.8, 0.2)) == pytest.approx(1.3862943611)
+    assert entropy(answers(0.8, 0.2)) == pytest.approx(0.5004024235)
+    assert entropy(answers(0.4, 0.1)) == pytest.approx(0.5004024235)  # those that are listed, scaled
+    assert entropy(answers(0.25, 0.25, 0.25, 0.25)) == pytest.approx(math.log(4))
+
+
+def test_one_answer_is_decided() -> None:
+    for only in (answers(1.0), answers(1.0, 0.0)):
+        assert margin(only) == math.inf
+        assert entropy(only) == 0.0
+    assert entropy([Answer("", 0.0, 0, 0)]) == 0.0
+
+
+def test_agreement_is_the_f1_of_words() -> None:
+    assert agreement(answers(1.0), answers(1.0)) == 1.0
+    assert agreement(answers(1.0, best="born in paris"), answers(1.0)) == pytest.approx(0.5)
+    assert agreement(answers(1.0, best="anna"), answers(1.0)) == 0.0
+
+
+def test_label_replaces_the_answers_of_the_data() -> None:
+    (label,) = pseudo_label([(record(), answers(0.9, 0.1))])
+    assert label.record == QARecord("q", "where ?", CONTEXT, ("paris",), (17,))
+    assert label.reason is None
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "expected"),
+    [
+        ({}, None),
+        ({"min_margin": 1.3}, None),
+        ({"min_margin": 1.4}, "margin"),
+        ({"max_entropy": 0.51}, None),
+        ({"max_entropy": 0.5}, "entropy"),
+        ({"min_margin": 9.0, "max_entropy": 0.0}, "margin"),  # the first reason counts
+    ],
+)
+def test_uncertain_labels_are_dropped(thresholds: dict[str, float], expected: str | None) -> None:
+    assert reason(answers(0.8, 0.2), **thresholds) == expected
+
+
+def test_labels_that_a_second_opinion_denies_are_dropped() -> None:
+    longer = answers(0.9, best="born in paris")
+    assert reason(answers(0.9), longer) == "agreement"
+    assert reason(answers(0.9), longer, min_agreement=0.5) is None
+    assert reason(answers(0.9), answers(0.9)) is None
+    assert reason(answers(0.9), answers(0.9, best="anna"), min_agreement=0.0) is None
+
+
+def test_empty_answer_is_a_label_only_where_it_may_be() -> None:
+    nothing = [Answer("", 1.0, 0, 0)]
+    (label,) = pseudo_label([(record(), nothing)])
+    assert label.reason == "no_span"
+    (label,) = pseudo_label([(record(), nothing)], allow_no_answer=True)
+    assert label.reason is None
+    assert label.record == QARecord("q", "where ?", CONTEXT, is_impossible=True)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [
+        ({"min_margin": -0.1}, "min_margin -0.1 is not a number of at least 0"),
+        ({"max_entropy": math.nan}, "max_entropy nan is not a number of at least 0"),
+        ({"min_agreement": 1.1}, r"min_agreement 1.1 is not in \[0, 1\]"),
+    ],
+)
+def test_illegal_thresholds_are_refused(thresholds: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        LabelFilter(**thresholds)
