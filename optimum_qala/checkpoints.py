@@ -7,10 +7,12 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
 
 from optimum_qala.errors import CheckpointError
+from optimum_qala.models.configuration_quala_minilm import BACKBONE_POSITION_SCHEMES, QuaLAMiniLMConfig
 from optimum_qala.models.modeling_quala_minilm import SPAN_HEADS, QuaLAMiniLMForQuestionAnswering
 
 
@@ -82,24 +84,64 @@ def load_backbone(path: str | Path, **config_overrides: Any) -> tuple[QuaLAMiniL
     try:
         model, info = QuaLAMiniLMForQuestionAnswering.from_pretrained(path, **options)
     except (SafetensorError, UnpicklingError) as error:
-        reason = str(error).partition(". ")[0]
-        raise CheckpointError(f"model {path} cannot be loaded: its weights are damaged ({reason})") from error
-    report = KeyReport(
+        raise _damaged(path, error) from error
+    report = _key_report(info)
+    _check_encoder(path, report, takes_all_layers="num_hidden_layers" not in config_overrides)
+    return model, report
+
+
+def load_encoder(path: str | Path, **config_overrides: Any) -> Any:
+    """Load the encoder of a checkpoint as a model of its own kind, in float32, without its heads and its pooler.
+
+    Args:
+        path: Folder or repository id of a BERT, RoBERTa, XLM-R or QuaLA-MiniLM checkpoint.
+        config_overrides: Fields of its configuration to change.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        CheckpointError: If the checkpoint is of another kind, cannot be read, or does not hold the encoder that its
+            config.json describes.
+    """
+    config = AutoConfig.from_pretrained(path, **config_overrides)
+    kinds = sorted({*BACKBONE_POSITION_SCHEMES, QuaLAMiniLMConfig.model_type})
+    if config.model_type not in kinds:
+        raise CheckpointError(f"{path} holds a {config.model_type!r} checkpoint; legal kinds are {kinds}")
+    options = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
+    if config.model_type in BACKBONE_POSITION_SCHEMES:
+        options["add_pooling_layer"] = False
+    try:
+        model, info = AutoModel.from_pretrained(path, config=config, **options)
+    except (SafetensorError, UnpicklingError) as error:
+        raise _damaged(path, error) from error
+    _check_encoder(path, _key_report(info), takes_all_layers=True)
+    return model
+
+
+def _damaged(path: str | Path, error: Exception) -> CheckpointError:
+    reason = str(error).partition(". ")[0]
+    return CheckpointError(f"model {path} cannot be loaded: its weights are damaged ({reason})")
+
+
+def _key_report(info: dict[str, Any]) -> KeyReport:
+    return KeyReport(
         missing=tuple(sorted(info["missing_keys"])),
         unexpected=tuple(sorted(info["unexpected_keys"])),
         mismatched=tuple(sorted(str(key[0]) for key in info["mismatched_keys"])),
     )
+
+
+def _check_encoder(path: str | Path, report: KeyReport, takes_all_layers: bool) -> None:
+    """Raise if a checkpoint lacks a part of the encoder, or holds layers that its config.json does not speak of."""
     lost = sorted(name for name in {*report.missing, *report.mismatched} - HEAD_KEYS if SPAN_HEADS not in name)
-    surplus = [name for name in report.unexpected if "encoder.layer." in name]
-    if "num_hidden_layers" in config_overrides:
-        surplus = []  # the caller wants a shallower model
+    surplus = [name for name in report.unexpected if takes_all_layers and "encoder.layer." in name]
     for names, problem in ((lost, "lacks, or has in another shape,"), (surplus, "holds more than the model has:")):
         if names:
             raise CheckpointError(
                 f"{path} {problem} {len(names)} parameters of the encoder, the first is {names[0]}; "
                 "the checkpoint is damaged or its config.json describes another model"
             )
-    return model, report
 
 
 def check_tokenizer(model_config: Any, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:

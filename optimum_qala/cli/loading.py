@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging
 
 from optimum_qala._compat import require
-from optimum_qala.checkpoints import check_tokenizer, load_backbone
+from optimum_qala.checkpoints import check_tokenizer, load_backbone, load_encoder
 from optimum_qala.errors import CheckpointError, ConfigurationError, QuaLAError
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.inference.graph import PRECISION_KEY, THREADS_KEY, check_plain_graph, find_file, read_graph
@@ -256,17 +258,42 @@ def load_tokenizer(path: str, model_config: Any) -> Any:
     return tokenizer
 
 
-def _load_torch(path: str, allow_new_head: bool, config_overrides: dict[str, Any]) -> Any:
+def load_plain_encoder(path: str, **config_overrides: Any) -> Any:
+    """Load the encoder of a torch checkpoint as what it is.
+
+    Args:
+        path: Folder or repository id of a BERT, RoBERTa, XLM-R or QuaLA-MiniLM checkpoint.
+        config_overrides: Fields of its configuration to change.
+
+    Returns:
+        The encoder, without heads.
+
+    Raises:
+        CheckpointError: If there is nothing to load.
+    """
+    _check_folder(path, "torch")
+    with _loading(path):
+        return load_encoder(path, **config_overrides)
+
+
+@contextmanager
+def _loading(path: str) -> Iterator[None]:
+    """Turn what transformers raises into one line, and silence it: what does not fit is judged, not printed."""
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what does not fit is judged below, not printed as a table
+    logging.set_verbosity_error()
     try:
-        model, report = load_backbone(path, **config_overrides)
+        yield
     except QuaLAError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(_cannot_load(path, error)) from error
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _load_torch(path: str, allow_new_head: bool, config_overrides: dict[str, Any]) -> Any:
+    with _loading(path):
+        model, report = load_backbone(path, **config_overrides)
     if not allow_new_head:
         report.check_heads(path)
     return model

