@@ -72,6 +72,9 @@ class MiniLMDistillationTrainer(LengthGroupingTrainer):
         for dataset in (train_dataset, eval_dataset):
             _check_lengths(dataset, teacher, model)
         super().__init__(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        # Of a model that was loaded, transformers would save LayerNorms under the names that TensorFlow gave them, and
+        # a resumed training, which does not translate names, would silently lose them.
+        model._weight_conversions = None
         # The loss is a mean over the batch: let the Trainer divide by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         # There are no labels, and still there is a loss to evaluate.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -63,9 +64,12 @@ def test_student_is_a_plain_encoder_that_training_takes(distill, qala, texts, ti
     assert trained.code == 0, trained.err
 
 
-@pytest.mark.parametrize("stop", [1, 5], ids=["first epoch", "second epoch"])
-def test_interrupted_distillation_goes_on_as_if_it_had_not_been(distill, monkeypatch, stop):
-    flags = ("--max-steps", 6, "--dropout", 0.1)
+@pytest.mark.parametrize("is_new", [True, False], ids=["new student", "loaded student"])
+def test_interrupted_distillation_goes_on_as_if_it_had_not_been(distill, plain, monkeypatch, is_new):
+    """In the second epoch, with dropout."""
+    stop, flags = 5, ("--max-steps", 6, "--dropout", 0.1)
+    if not is_new:
+        distill = partial(distill, "--student", plain, sizes=())
     _, whole = distill(*flags, output="whole")
     compute_loss = MiniLMDistillationTrainer.compute_loss
 

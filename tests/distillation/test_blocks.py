@@ -26,22 +26,17 @@ def rows_of(blocks: TextBlocks) -> list[list[int]]:
 def test_packed_rows_are_full_and_texts_are_separated(tiny_tokenizer: Any) -> None:
     first, second, third = words(tiny_tokenizer, *TEXTS)
     blocks = tokenize_texts(TEXTS, tiny_tokenizer, BlockOptions(max_length=8))
-    stream = [*first, SEP, *second, SEP, *third]
-    assert rows_of(blocks) == [[CLS, *stream[start : start + 6], SEP] for start in (0, 6, 12)]
-    assert (blocks.num_tokens, blocks.longest) == (8 + 8 + 6, 8)
-    assert blocks[-1] == {"input_ids": [CLS, *stream[12:], SEP], "attention_mask": [1] * 6, BLOCK_INDEX: 2}
+    rows = [[*first, SEP, *second[:2]], second[2:], third]  # the second text fills its row: no separator follows
+    assert [len(row) for row in rows] == [6, 6, 2]
+    assert rows_of(blocks) == [[CLS, *row, SEP] for row in rows]
+    assert (blocks.num_tokens, blocks.longest) == (8 + 8 + 4, 8)
+    assert blocks[-1] == {"input_ids": [CLS, *third, SEP], "attention_mask": [1] * 4, BLOCK_INDEX: 2}
 
 
 def test_without_packing_a_row_holds_one_text(tiny_tokenizer: Any) -> None:
     first, second, third = words(tiny_tokenizer, *TEXTS)
     blocks = tokenize_texts(TEXTS, tiny_tokenizer, BlockOptions(max_length=8, packing=False))
     assert rows_of(blocks) == [[CLS, *row, SEP] for row in (first, second[:6], second[6:], third)]
-
-
-def test_row_that_a_text_fills_is_followed_by_no_separator(tiny_tokenizer: Any) -> None:
-    first, second, _ = words(tiny_tokenizer, *TEXTS)
-    blocks = tokenize_texts(TEXTS[:2], tiny_tokenizer, BlockOptions(max_length=5))
-    assert rows_of(blocks)[:2] == [[CLS, *first, SEP], [CLS, *second[:3], SEP]]
 
 
 def test_tokens_on_disk_are_those_in_memory(
