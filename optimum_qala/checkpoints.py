@@ -8,8 +8,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForQuestionAnswering,
     PreTrainedConfig,
@@ -124,6 +126,33 @@ def load_backbone(path: str | Path, **config_overrides: Any) -> tuple[QuaLAMiniL
     return model, report
 
 
+def load_encoder(path: str | Path, **config_overrides: Any) -> Any:
+    """Load the encoder of a checkpoint as a model of its own kind, in float32, without its heads and its pooler.
+
+    Args:
+        path: Folder or repository id of a BERT, RoBERTa, XLM-R or QuaLA-MiniLM checkpoint.
+        config_overrides: Fields of its configuration to change.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        CheckpointError: If the checkpoint is of another kind, cannot be read, or does not hold the encoder that its
+            config.json describes.
+    """
+    config = AutoConfig.from_pretrained(path, **config_overrides)
+    _check_kind(path, config.model_type)
+    options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
+    if config.model_type in BACKBONE_POSITION_SCHEMES:
+        options["add_pooling_layer"] = False
+    try:
+        model, info = AutoModel.from_pretrained(path, config=config, **options)
+    except (SafetensorError, UnpicklingError) as error:
+        raise _damaged(path, error) from error
+    KeyReport.from_loading_info(info).check_encoder(path)
+    return model
+
+
 def load_unchanged(path: str | Path) -> PreTrainedModel:
     """Load a checkpoint as the kind of model that it is, in the precision that it is stored in.
 
@@ -138,9 +167,7 @@ def load_unchanged(path: str | Path) -> PreTrainedModel:
             config.json describes.
     """
     kind = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
-    legal = (*BACKBONE_POSITION_SCHEMES, QuaLAMiniLMConfig.model_type)
-    if kind not in legal:
-        raise CheckpointError(f"{path} holds a {kind!r} checkpoint; legal kinds are {sorted(legal)}")
+    _check_kind(path, kind)
     options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": "auto"}
     try:
         model, info = AutoModelForQuestionAnswering.from_pretrained(path, **options)
@@ -151,6 +178,12 @@ def load_unchanged(path: str | Path) -> PreTrainedModel:
         raise _damaged(path, error) from error
     KeyReport.from_loading_info(info).check_encoder(path)
     return model  # type: ignore[no-any-return]
+
+
+def _check_kind(path: str | Path, kind: str | None) -> None:
+    legal = sorted({*BACKBONE_POSITION_SCHEMES, QuaLAMiniLMConfig.model_type})
+    if kind not in legal:
+        raise CheckpointError(f"{path} holds a {kind!r} checkpoint; legal kinds are {legal}")
 
 
 def _damaged(path: str | Path, error: Exception) -> CheckpointError:

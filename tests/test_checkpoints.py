@@ -18,7 +18,8 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from optimum_qala.checkpoints import KeyReport, check_tokenizer, load_backbone, load_unchanged
+from optimum_qala import QuaLAMiniLMModel
+from optimum_qala.checkpoints import KeyReport, check_tokenizer, load_backbone, load_encoder, load_unchanged
 from optimum_qala.errors import CheckpointError, ConfigurationError
 from tests.conftest import tiny_config
 
@@ -240,3 +241,38 @@ def test_load_unchanged_refuses_what_does_not_fit(tmp_path, tiny_model, what, me
     damage(tmp_path, what)
     with pytest.raises(CheckpointError, match=message):
         load_unchanged(tmp_path)
+
+
+@pytest.mark.parametrize("model_class", [BertModel, BertForMaskedLM, BertForQuestionAnswering])
+def test_load_encoder_leaves_heads_out(tmp_path, model_class):
+    saved = model_class(BertConfig(**SIZES)).to(torch.bfloat16)
+    saved.save_pretrained(tmp_path)
+    model = load_encoder(tmp_path, hidden_dropout_prob=0.5)
+    assert type(model) is BertModel
+    assert (model.dtype, model.pooler, model.config.hidden_dropout_prob) == (torch.float32, None, 0.5)
+    expected = saved.base_model.embeddings.word_embeddings.weight
+    assert torch.equal(model.embeddings.word_embeddings.weight, expected.float())
+
+
+def test_load_encoder_keeps_a_quala_minilm(tmp_path, tiny_model):
+    tiny_model.save_pretrained(tmp_path)
+    model = load_encoder(tmp_path)
+    assert type(model) is QuaLAMiniLMModel
+    assert torch.equal(model.encoder.layer[3].output.dense.bias, tiny_model.quala.encoder.layer[3].output.dense.bias)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("truncated", r"model .* cannot be loaded: its weights are damaged \(.*file not fully covered\)"),
+        ({"num_hidden_layers": 6}, r"lacks, or .* 32 parameters of the encoder, the first is encoder\.layer\.4\."),
+        ({"num_hidden_layers": 3}, r"holds more .* 16 parameters of the encoder"),
+        ({"model_type": "distilbert"}, r"holds a 'distilbert' checkpoint; legal kinds are \['bert', 'quala_minilm', "),
+    ],
+    ids=str,
+)
+def test_load_encoder_refuses_a_damaged_checkpoint(tmp_path, tiny_model, what, message):
+    tiny_model.save_pretrained(tmp_path)
+    damage(tmp_path, what)
+    with pytest.raises(CheckpointError, match=message):
+        load_encoder(tmp_path)

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging
 
 from optimum_qala._compat import require
-from optimum_qala.checkpoints import check_tokenizer, load_backbone, load_unchanged
+from optimum_qala.checkpoints import check_tokenizer, load_backbone, load_encoder, load_unchanged
 from optimum_qala.errors import CheckpointError, ConfigurationError, QuaLAError
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.inference.graph import PRECISION_KEY, THREADS_KEY, check_plain_graph, find_file, read_graph
@@ -255,6 +255,23 @@ def load_tokenizer(path: str, model_config: Any) -> Any:
         ) from error
     check_tokenizer(model_config, tokenizer, path)
     return tokenizer
+
+
+def load_plain_encoder(path: str, **config_overrides: Any) -> Any:
+    """Load the encoder of a torch checkpoint as what it is.
+
+    Args:
+        path: Folder or repository id of a BERT, RoBERTa, XLM-R or QuaLA-MiniLM checkpoint.
+        config_overrides: Fields of its configuration to change.
+
+    Returns:
+        The encoder, without heads.
+
+    Raises:
+        CheckpointError: If there is nothing to load.
+    """
+    _check_folder(path, "torch")
+    return _quietly(path, load_encoder, **config_overrides)
 
 
 def load_source(path: str) -> tuple[Any, Any]:

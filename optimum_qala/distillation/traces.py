@@ -26,7 +26,8 @@ EMBEDDINGS = -1  # stands for a layer before the first one, whose hidden states 
 COLUMN_PARTS = ("keys", "values")
 ROW_PARTS = ("attention_outputs", "hidden_states", "queries")
 
-_LINEAR_PARTS = {"queries": "query", "keys": "key", "values": "value"}
+# Parts that are the outputs of linear layers of the attention, and the names of these.
+LINEAR_PARTS = {"queries": "query", "keys": "key", "values": "value"}
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _record_layer(
 ) -> list[Any]:
     """Hook a layer and those of its modules whose outputs are asked for."""
     found: dict[str, Tensor] = {}
-    modules = {part: getattr(layer.attention.self, name) for part, name in _LINEAR_PARTS.items()}
+    modules = {part: getattr(layer.attention.self, name) for part, name in LINEAR_PARTS.items()}
     modules["attention_outputs"] = layer.attention.output
 
     def finish(module: Any, inputs: Any, output: Any) -> None:
@@ -206,6 +207,7 @@ def _setter(layers: dict[int, LayerTrace], index: int) -> Callable[[LayerTrace],
 __all__ = [
     "COLUMN_PARTS",
     "EMBEDDINGS",
+    "LINEAR_PARTS",
     "ROW_PARTS",
     "LayerTrace",
     "Places",

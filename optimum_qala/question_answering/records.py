@@ -14,7 +14,7 @@ from optimum_qala._compat import require
 from optimum_qala.errors import ConfigurationError, DataError
 
 
-__all__ = ["QARecord", "iter_records", "load_records", "record_to_json", "records_to_squad"]
+__all__ = ["QARecord", "iter_records", "load_records", "open_source", "record_to_json", "records_to_squad"]
 
 _FILE_SUFFIXES = {".json", ".jsonl", ".ndjson", ".txt", ".gz", ".zip", ".csv"}
 _LINE_SUFFIXES = {".jsonl", ".ndjson"}
@@ -72,7 +72,7 @@ def iter_records(source: Any, *, require_answers: bool = False) -> Iterator[QARe
             if an answer is not at its offset. The message names the source and the record.
         MissingExtraError: If `source` is a `datasets` id and `datasets` is not installed.
     """
-    name, items = _open_source(source)
+    name, items = open_source(source)
     return _check_all(name, items, require_answers)
 
 
@@ -127,8 +127,19 @@ def records_to_squad(records: Iterable[QARecord]) -> dict[str, Any]:
     return {"version": "v2.0" if has_impossible else "1.1", "data": [{"title": "", "paragraphs": paragraphs}]}
 
 
-def _open_source(source: Any) -> tuple[str, Iterator[tuple[str, Any]]]:
-    """Find out what `source` is; return its name and an iterator over (position, raw record)."""
+def open_source(source: Any) -> tuple[str, Iterator[tuple[str, Any]]]:
+    """Find out what a source of records is, and read it as it comes, unchecked.
+
+    Args:
+        source: What `iter_records` takes.
+
+    Returns:
+        Its name for messages, and (position for messages, raw record) one by one.
+
+    Raises:
+        DataError: If it is nothing that can be read; while reading, if it is malformed.
+        MissingExtraError: While reading, if `source` is a `datasets` id and `datasets` is not installed.
+    """
     if isinstance(source, Path) or (isinstance(source, str) and _is_path(source)):
         path = Path(source)
         if not path.is_file():

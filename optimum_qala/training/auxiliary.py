@@ -22,6 +22,7 @@ from optimum_qala.distillation.traces import (
 )
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.training.arguments import QuaLATrainingArguments
+from optimum_qala.training.compatibility import check_full_length
 from optimum_qala.training.pass_losses import WeightedLoss
 
 
@@ -93,11 +94,7 @@ class AuxiliaryLosses(nn.Module):
 
     def _prepare_teacher(self, config: Any, teacher: Any, args: QuaLATrainingArguments) -> None:
         check_can_be_traced(teacher, "teacher")
-        if getattr(teacher, "budget", None) is not None:
-            raise ConfigurationError(
-                f"the teacher runs at the budget {teacher.budget}, but auxiliary losses need all of its tokens and "
-                "layers; call set_budget(None) on it"
-            )
+        check_full_length(teacher, "teacher")
         taught = teacher.config
         self._check_relation_heads(taught, "teacher", self.full_weights)
         num_layers = (self.num_layers, taught.num_hidden_layers)

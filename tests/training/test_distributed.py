@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from optimum_qala import QuaLAMiniLMForQuestionAnswering
 from optimum_qala.question_answering.records import QARecord
 from tests.conftest import tiny_config
+from tests.training.distilling import make_distiller
 
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -60,3 +63,21 @@ def test_two_processes_train_what_one_trains_on_the_global_batch(
     assert len(moved) > 50
     for name in one:
         torch.testing.assert_close(two[name], one[name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_two_processes_distil_what_one_distils_on_the_global_batch(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    """Both share the cache of the teacher, and the second epoch reads what either wrote."""
+    tiny_tokenizer.save_pretrained(tmp_path)
+    one = make_distiller(tmp_path, tiny_tokenizer, max_steps=6, optim="sgd")
+    start = copy.deepcopy(one.model.state_dict())
+    one.train()
+    script = Path(__file__).with_name("two_distillers.py")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    command = [sys.executable, *launcher, str(script), str(tmp_path), str(tmp_path), "2"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert sum(not torch.equal(value, start[name]) for name, value in two.items()) > 20
+    for name, value in one.model.state_dict().items():
+        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-4, msg=name)

@@ -17,6 +17,7 @@ exit codes:
   --debug or QALA_DEBUG=1 adds the traceback"""
 
 DATA_HELP = "SQuAD JSON file, JSONL file, or datasets id such as squad:validation"
+TEXT_HELP = "file of plain text, one text a line; or SQuAD JSON, JSONL or a datasets id, with texts or contexts"
 BUDGET_HELP = "budget name, 'full', or ratios such as 1,1,0.8,0.8,0.5,0.5 or, to stop after 5 layers, 1,1,1,1,1,1@5"
 
 
@@ -49,9 +50,9 @@ def backend(parser: argparse.ArgumentParser, help_text: str = "default: what the
     parser.add_argument("--backend", choices=("torch", "openvino", "inc"), help=help_text)
 
 
-def data(parser: argparse.ArgumentParser, help_text: str = DATA_HELP) -> None:
+def data(parser: argparse.ArgumentParser, help_text: str = DATA_HELP, items: str = "questions") -> None:
     parser.add_argument("--data", required=True, metavar="DATA", help=help_text)
-    number(parser, "--limit", int, "use the first N questions only")
+    number(parser, "--limit", int, f"use the first N {items} only")
 
 
 def output(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -143,15 +144,21 @@ def timing(parser: argparse.ArgumentParser) -> None:
     number(group, "--bulk-repeats", int, "timed passes in bulk (default: 1)")
 
 
-def steps(parser: argparse.ArgumentParser) -> None:
+def steps(
+    parser: argparse.ArgumentParser,
+    rows: str = "windows",
+    learning_rate: str = "5e-05",
+    weight_decay: str = "0.0",
+    warmup_steps: str = "0",
+) -> None:
     group = parser.add_argument_group("training")
     number(group, "--num-train-epochs", float, "passes over the data (default: 3.0)")
     number(group, "--max-steps", int, "stop after this many steps")
-    number(group, "--batch-size", int, "windows per batch (default: 8)", dest="per_device_train_batch_size")
+    number(group, "--batch-size", int, f"{rows} per batch (default: 8)", dest="per_device_train_batch_size")
     number(group, "--gradient-accumulation-steps", int, "batches per optimisation step (default: 1)")
-    number(group, "--learning-rate", float, "highest learning rate (default: 5e-05)")
-    number(group, "--weight-decay", float, "weight decay (default: 0.0)")
-    number(group, "--warmup-steps", float, "steps, or share of all if below 1 (default: 0)")
+    number(group, "--learning-rate", float, f"highest learning rate (default: {learning_rate})")
+    number(group, "--weight-decay", float, f"weight decay (default: {weight_decay})")
+    number(group, "--warmup-steps", float, f"steps, or share of all if below 1 (default: {warmup_steps})")
     number(group, "--save-steps", float, "checkpoint every X steps, or share of all if below 1")
     number(group, "--dropout", float, "share of values dropped while training (default: as the model's config says)")
     group.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe")
@@ -159,6 +166,49 @@ def steps(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--report-to", choices=("none", "tensorboard"), help="where else losses and scores go (default: none)"
     )
+
+
+def student(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("student")
+    group.add_argument("--student", metavar="MODEL", help="train this encoder further, instead of a new one")
+    number(group, "--student-layers", int, "layers of a new student (default: 6)", dest="num_hidden_layers")
+    number(group, "--student-hidden-size", int, "its width (default: 384)", dest="hidden_size")
+    number(group, "--student-heads", int, "its attention heads (default: 12)", dest="num_attention_heads")
+    number(
+        group,
+        "--student-intermediate-size",
+        int,
+        "width of its feed-forward layers (default: four times its width)",
+        dest="intermediate_size",
+    )
+    group.add_argument(
+        "--init-layers",
+        type=layers,
+        metavar="I,J,...",
+        help="layers of the teacher, from 0, to start from, with its widths and heads (default: random weights)",
+    )
+
+
+def relations(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("distillation")
+    group.add_argument(
+        "--method",
+        choices=("minilmv2", "minilm"),
+        help="minilmv2 (relations of one layer) or minilm (attention of the last layer) (default: minilmv2)",
+    )
+    number(group, "--teacher-layer", int, "layer of the teacher, from 0, to learn from (default: as in the paper)")
+    number(group, "--relation-heads", int, "heads that minilmv2 compares (default: as in the paper)")
+    group.add_argument(
+        "--teacher-cache",
+        metavar="FOLDER",
+        help="keep what the teacher computes here, so that it runs in one epoch only",
+    )
+
+
+def texts(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("texts")
+    number(group, "--max-length", int, "tokens of a row (default: 512, or what teacher and student take)")
+    switch(group, "--no-packing", "packing", False, "one text a row, instead of filling every row")
 
 
 def adaptivity(parser: argparse.ArgumentParser) -> None:

@@ -64,6 +64,38 @@ class QuickstartCommand(_Subcommand):
         flags.common(parser)
 
 
+class DistillCommand(_Subcommand):
+    """`optimum-cli qala distill`."""
+
+    COMMAND = CommandInfo(name="distill", help="Make a small student of a teacher, on plain text.")
+    implementation = "optimum_qala.cli.distill"
+
+    @staticmethod
+    def parse_args(parser: argparse.ArgumentParser) -> None:
+        """Declare the flags."""
+        flags.describe(
+            parser,
+            "Distil a BERT- or RoBERTa-shaped encoder into one of any depth and width on plain text, without labels\n"
+            "(MiniLMv2 or MiniLM). `train` then fine-tunes the result. An interrupted distillation goes on when the\n"
+            "command is run again.",
+            "  optimum-cli qala distill --teacher ./bert-base --data texts.txt --output student\n"
+            "  optimum-cli qala distill --teacher ./bert-base --data texts.txt --output student \\\n"
+            "      --student-layers 3 --student-hidden-size 384 --student-heads 12 --max-steps 100000 --bf16\n"
+            "  optimum-cli qala distill --teacher ./bert-base --data texts.txt --output student --init-layers 1,5,9",
+        )
+        parser.add_argument(
+            "--teacher", required=True, metavar="MODEL", help="folder or Hub repository id to learn from"
+        )
+        flags.data(parser, flags.TEXT_HELP, items="texts")
+        parser.add_argument("--validation-data", metavar="DATA", help="texts to measure the loss on after each epoch")
+        flags.output(parser)
+        flags.student(parser)
+        flags.relations(parser)
+        flags.texts(parser)
+        flags.steps(parser, rows="rows", learning_rate="0.0006", weight_decay="0.01", warmup_steps="0.01")
+        flags.common(parser)
+
+
 class TrainCommand(_Subcommand):
     """`optimum-cli qala train`."""
 
