@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from argparse import Namespace
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from optimum_qala._folders import source_name
 from optimum_qala.cli.console import Console
 from optimum_qala.cli.loading import LoadedModel, load_model
 from optimum_qala.cli.options import given, window_options
@@ -18,6 +20,7 @@ from optimum_qala.errors import BackendError, CheckpointError
 from optimum_qala.question_answering.features import WindowOptions, collate
 from optimum_qala.question_answering.records import QARecord, load_records
 from optimum_qala.training.arguments import QuaLATrainingArguments
+from optimum_qala.training.record import training_record
 from optimum_qala.training.trainer import QuaLATrainer
 
 
@@ -26,6 +29,8 @@ CHECKPOINT_SHARE = 0.05
 LOGGING_SHARE = 0.05
 # The file that the Trainer writes last into a checkpoint: without it the checkpoint is half-written.
 LAST_CHECKPOINT_FILE = "trainer_state.json"
+# What a model is trained from, and on: flags, and keys of training.json.
+SOURCES = ("model", "data", "validation_data", "teacher")
 
 
 def run(args: Namespace, console: Console) -> None:
@@ -42,7 +47,7 @@ def run(args: Namespace, console: Console) -> None:
     limit = getattr(args, "limit", None)
     records = load_records(args.data, require_answers=True, limit=limit)
     validation = load_records(args.validation_data, require_answers=True) if "validation_data" in args else []
-    settings = run_settings(args, inputs=("model", "data", "validation_data", "teacher"))
+    settings = run_settings(args, inputs=SOURCES)
     with resumable_folder(args.output, settings) as work:
         loaded = load_model(args.model, "torch", allow_new_head=True, **_config_overrides(args))
         teacher = load_teacher(args.teacher, loaded.tokenizer) if "teacher" in args else None
@@ -56,6 +61,7 @@ def run(args: Namespace, console: Console) -> None:
             teacher=teacher,
             console=console,
             eval_budgets=getattr(args, "budget", []),
+            sources={name: source_name(getattr(args, name)) for name in SOURCES if hasattr(args, name)},
             **given(args, QuaLATrainingArguments),
         )
     summary = {"output": args.output, **summary}
@@ -73,6 +79,7 @@ def train(
     window_options: WindowOptions,
     console: Console,
     teacher: Any = None,
+    sources: Mapping[str, str] | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
     """Train, from the last checkpoint if there is one, and save model and tokenizer.
@@ -86,6 +93,7 @@ def train(
         window_options: How contexts are cut.
         console: Where progress goes.
         teacher: Model to learn from besides the labels.
+        sources: What model, data, validation data and teacher are called.
         arguments: Fields of `QuaLATrainingArguments`.
 
     Returns:
@@ -137,7 +145,8 @@ def train(
         "seconds": output.metrics["train_runtime"],
         "validation": {name: value for name, value in scores.items() if name.endswith(("f1", "exact_match"))},
     }
-    write_json(result / "training.json", summary | {"log": trainer.state.log_history})
+    record = {name: (sources or {}).get(name) for name in SOURCES} | training_record(trainer.args)
+    write_json(result / "training.json", summary | record | {"log": trainer.state.log_history})
     return summary
 
 
