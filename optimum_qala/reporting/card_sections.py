@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
-from optimum_qala.reporting.facts import ModelFacts, Variant
+from optimum_qala.reporting.facts import BENCHMARK_NAME, ModelFacts, Variant
 from optimum_qala.reporting.markup import escape_markdown, key_value_table, table
 from optimum_qala.reporting.tables import comparable_rows, in_buckets
 
 
-__all__ = ["FIGURES", "describe_budget", "describe_conditions", "name_variant", "write_sections"]
+__all__ = ["EXAMPLE_PAGE", "FIGURES", "describe_budget", "describe_conditions", "name_variant", "write_sections"]
 
 BACKENDS = {"torch": "torch", "openvino": "OpenVINO", "inc": "Intel Neural Compressor"}
 EXTRAS = {"torch": "optimum-qala", "openvino": "optimum-qala[openvino]", "inc": "optimum-qala[neural-compressor]"}
@@ -25,7 +25,7 @@ FIGURES = {
     "latency": ("latency.png", "F1 against milliseconds"),
     "example": ("example.png", "Which tokens of an example left at which layer"),
 }
-CONDITIONS = ("backend", "cpu", "threads", "batch", "precision", "padding")
+EXAMPLE_PAGE = "example.html"
 IMAGE_WIDTH = 560  # pixels on a wide screen; a phone shows them as wide as it is
 
 Section = Callable[[ModelFacts, str], Iterator[str]]
@@ -105,7 +105,7 @@ def describe_conditions(row: Mapping[str, Any]) -> str:
 
 def _image(facts: ModelFacts, kind: str) -> list[str]:
     name, text = FIGURES[kind]
-    return [f'<img src="{name}" alt="{text}" width="{IMAGE_WIDTH}">', ""] if (facts.folder / name).is_file() else []
+    return [f'<img src="{name}" alt="{text}" width="{IMAGE_WIDTH}">', ""] if name in facts.figures else []
 
 
 def _summary(facts: ModelFacts, base_model: tuple[str, str | None] | None) -> Iterator[str]:
@@ -192,7 +192,7 @@ def _benchmark(facts: ModelFacts, repo_id: str) -> Iterator[str]:
         return
     yield from _image(facts, "latency")
     reference = report["reference"]
-    for title, rows in comparable_rows(report):
+    for title, rows in comparable_rows(dict(report)):
         shared, own = _split_conditions(rows)
         yield from (f"{title}{', ' if shared else ''}{escape_markdown(', '.join(shared))}:", "")
         cells = [
@@ -208,7 +208,7 @@ def _benchmark(facts: ModelFacts, repo_id: str) -> Iterator[str]:
             for row, parts in zip(rows, own, strict=True)
         ]
         yield from (*table(cells, texts=("", "runs in")), "")
-    yield " ".join(_benchmark_notes(report))
+    yield " ".join(_benchmark_notes(facts, report))
 
 
 def _split_conditions(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -229,7 +229,7 @@ def _split_conditions(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], lis
     return shared, own
 
 
-def _benchmark_notes(report: Mapping[str, Any]) -> Iterator[str]:
+def _benchmark_notes(facts: ModelFacts, report: Mapping[str, Any]) -> Iterator[str]:
     cpu = f"{report['machine']['cpu']} ({' '.join(report['machine']['flags'])})"
     yield (
         f"{report['num_questions']:,} questions of {escape_markdown(Path(report['data']).name)}, "
@@ -241,6 +241,8 @@ def _benchmark_notes(report: Mapping[str, Any]) -> Iterator[str]:
         yield f'"times {escape_markdown(report["reference"])}" says how many times as fast a row is.'
     if any(in_buckets(row) for row in report["rows"]):
         yield "Lengths in multiples: a compiled graph for each, to which windows are padded."
+    if BENCHMARK_NAME in facts.figures:
+        yield f"All numbers: [{BENCHMARK_NAME}]({BENCHMARK_NAME})."
 
 
 def _usage(facts: ModelFacts, repo_id: str) -> Iterator[str]:
@@ -281,6 +283,10 @@ def _quote(text: str) -> str:
 
 def _example(facts: ModelFacts, repo_id: str) -> Iterator[str]:
     yield from _image(facts, "example")
+    if EXAMPLE_PAGE in facts.figures:
+        yield f"[The same as a page]({EXAMPLE_PAGE}), to download and open."
+    if EXAMPLE_PAGE in facts.figures and facts.variants[0].backend != "torch":
+        yield "Made with a torch model: int8 models do not tell which tokens they drop."
 
 
 def _training(facts: ModelFacts, repo_id: str) -> Iterator[str]:

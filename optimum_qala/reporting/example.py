@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -166,16 +167,13 @@ def _pieces(context: str, window: Window, depths: list[int], answer: tuple[int, 
     first, last = spans[0][0], max(end for _, end in spans)
     by_character: list[int | None] = [None] * (last - first)
     for (start, end), depth in zip(spans, depths, strict=True):
-        by_character[start - first : end - first] = [depth] * (end - start)
-    previous = None
+        by_character[start - first : end - first] = [int(depth)] * (end - start)
     for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
         if start > end and by_character[end - 1 - first] == by_character[start - first]:
             by_character[end - first : start - first] = [by_character[start - first]] * (start - end)
-    kinds = [(depth, answer[0] <= first + index < answer[1]) for index, depth in enumerate(by_character)]
-    begin = 0
-    for index, kind in enumerate([*kinds, None]):
-        if index and kind != previous:
-            depth, is_answer = kinds[begin]
-            yield Piece(context[first + begin : first + index], depth, is_answer)
-            begin = index
-        previous = kind
+    kinds = ((depth, answer[0] <= place < answer[1]) for place, depth in enumerate(by_character, start=first))
+    begin = first
+    for (reached, is_answer), characters in groupby(kinds):
+        end = begin + len(list(characters))
+        yield Piece(context[begin:end], reached, is_answer)
+        begin = end

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
 from optimum_qala.reporting.drawing import (
     CARD_WIDTH,
     INK,
+    LONGEST_WORD,
     MUTED,
     SMALL_SIZE,
     TEXT_SIZE,
@@ -18,6 +18,8 @@ from optimum_qala.reporting.drawing import (
     new_figure,
     ramp,
     save_figure,
+    text_width,
+    wrap_text,
 )
 from optimum_qala.reporting.example import Example, Piece
 
@@ -25,8 +27,8 @@ from optimum_qala.reporting.example import Example, Piece
 __all__ = ["example_html", "plot_example"]
 
 MARGIN = 0.12  # inches
+ROOM = CARD_WIDTH - 2 * MARGIN
 LINE, SMALL_LINE, SWATCH = 0.23, 0.155, 0.13  # inches: height of a line of the text, of small type, of a colour
-NOTE_WIDTH = 66  # characters of a line of small type
 UNSEEN = "#ffffff"  # behind white space between tokens that went differently far
 ANSWER, UNDERLINE = "#c8102e", 0.035  # colour, and inches
 
@@ -108,8 +110,8 @@ def plot_example(example: Example, file: Path) -> None:
         MissingExtraError: If matplotlib is not installed.
     """
     figure = new_figure(file.name)
-    question = _wrap(figure, example.question, TEXT_SIZE, "bold")
-    notes = [line for note in example.summary for line in textwrap.wrap(note, NOTE_WIDTH)]
+    question = wrap_text(figure, example.question, TEXT_SIZE, ROOM, "bold")
+    notes = [line for note in example.summary for line in wrap_text(figure, note, SMALL_SIZE, ROOM)]
     lines, colors = _lay_out(figure, example.pieces), _colors(example)
     num_small = len(colors) + bool(example.answer) + len(notes)
     parts = [(len(question) + len(lines)) * LINE, num_small * SMALL_LINE, 0.2]
@@ -157,18 +159,17 @@ def _colors(example: Example) -> dict[int, str]:
 
 def _lay_out(figure: Any, pieces: tuple[Piece, ...]) -> list[list[tuple[Piece, float]]]:
     """Break the text into lines of pieces with their widths in inches; words stay whole if they are not too wide."""
-    room = CARD_WIDTH - 2 * MARGIN
     lines: list[list[tuple[Piece, float]]] = [[]]
     left = 0.0
     for word in _words(pieces):
-        widths = [_width(figure, part.text, TEXT_SIZE) for part in word]
-        if left and left + sum(widths) > room:
+        widths = [text_width(figure, part.text, TEXT_SIZE) for part in word]
+        if left and left + sum(widths) > ROOM:
             lines.append([])
             left = 0.0
         for part, width in zip(word, widths, strict=True):
             if not left and not part.text.strip():
                 continue  # no line begins with white space
-            if left and left + width > room:
+            if left and left + width > ROOM:
                 lines.append([])
                 left = 0.0
             lines[-1].append((part, width))
@@ -183,38 +184,14 @@ def _words(pieces: tuple[Piece, ...]) -> list[list[Piece]]:
     """Cut pieces at white space: each word, or stretch of white space, with the pieces that it is made of."""
     words: list[list[Piece]] = []
     for piece in pieces:
-        for text in re.findall(r"\s+|[^\s]{1,30}", piece.text):
+        for text in re.findall(rf"\s+|\S{{1,{LONGEST_WORD}}}", piece.text):
             part = Piece(" " if text.isspace() else text, piece.depth, piece.is_answer)
             goes_on = words and not text.isspace() and not words[-1][-1].text.isspace()
-            if goes_on and sum(len(one.text) for one in words[-1]) + len(text) <= 30:
+            if goes_on and sum(len(one.text) for one in words[-1]) + len(text) <= LONGEST_WORD:
                 words[-1].append(part)
             else:
                 words.append([part])
     return words
-
-
-def _wrap(figure: Any, text: str, size: float, weight: str) -> list[str]:
-    lines = [""]
-    for word in (part for whole in text.split() for part in textwrap.wrap(whole, 30)):
-        wider = f"{lines[-1]} {word}".strip()
-        if lines[-1] and _width(figure, wider, size, weight) > CARD_WIDTH - 2 * MARGIN:
-            lines.append(word)
-        else:
-            lines[-1] = wider
-    return lines
-
-
-def _width(figure: Any, text: str, size: float, weight: str = "normal") -> float:
-    """Measure a text, in inches."""
-    from matplotlib.font_manager import FontProperties
-
-    renderer = figure.canvas.get_renderer()
-    # White space at an end has no width of its own for the renderer.
-    pixels, _, _ = renderer.get_text_width_height_descent(
-        f"|{text}|", FontProperties(size=size, weight=weight), ismath=False
-    )
-    bars, _, _ = renderer.get_text_width_height_descent("||", FontProperties(size=size, weight=weight), ismath=False)
-    return float(pixels - bars) / float(figure.dpi)
 
 
 def _fill(axes: Any, left: float, top: float, width: float, height: float, color: str) -> None:

@@ -17,7 +17,7 @@ from optimum_qala.quantization.configuration import CONFIG_NAME, IR_NAME
 from optimum_qala.quantization.inc_configuration import INC_CONFIG_NAME
 
 
-__all__ = ["ModelFacts", "Variant", "budget_names", "read_facts"]
+__all__ = ["BENCHMARK_NAME", "ModelFacts", "Variant", "budget_names", "read_facts"]
 
 SUBFOLDERS = ("", "openvino", "inc")
 BENCHMARK_NAME = "benchmark.json"
@@ -80,6 +80,7 @@ class ModelFacts:
         search: search.json.
         benchmark: results.json of a benchmark.
         emissions: Last row of the emissions.csv that codecarbon wrote.
+        figures: Pictures and pages that a card can show.
     """
 
     folder: Path
@@ -88,6 +89,7 @@ class ModelFacts:
     search: Mapping[str, Any] | None = None
     benchmark: Mapping[str, Any] | None = None
     emissions: Mapping[str, str] | None = None
+    figures: frozenset[str] = frozenset()
 
     @property
     def tokenizer_subfolder(self) -> str:
@@ -149,6 +151,7 @@ def read_facts(folder: str | Path, benchmark: str | Path | None = None) -> Model
         search=_read_if_there(root / "search.json"),
         benchmark=report,
         emissions=_read_emissions(root / EMISSIONS_NAME),
+        figures=frozenset(path.name for path in root.iterdir() if path.is_file()),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from optimum_qala.errors import DataError
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
@@ -122,7 +123,7 @@ def _parse(existing: str | None) -> tuple[dict[str, Any], str]:
     except (ValueError, TypeError, yaml.YAMLError) as error:
         problem = " ".join(str(error).split())
         raise DataError(f"the metadata of {CARD_NAME} cannot be read ({problem}); mend or remove them") from error
-    metadata = card.data.to_dict()
+    metadata: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
     return {name: metadata[name] for name in order if name in metadata}, card.text
 
 
@@ -175,8 +176,7 @@ def _metadata(facts: ModelFacts, title: str, owned: Mapping[str, Any]) -> dict[s
         found["co2_eq_emissions"] = emissions
     if results := [*_results(facts)]:
         found["metrics"] = list(dict.fromkeys(result.metric_type for result in results))
-        made = ModelCardData(eval_results=results, model_name=title).to_dict()
-        found["model-index"] = made["model-index"]
+        found["model-index"] = eval_results_to_model_index(title, results)
     return found
 
 

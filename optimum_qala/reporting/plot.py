@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from optimum_qala.reporting.drawing import (
+    CARD_WIDTH,
     FAINT,
     INK,
     MUTED,
@@ -19,6 +19,7 @@ from optimum_qala.reporting.drawing import (
     path_boxes,
     place_labels,
     save_figure,
+    wrap_text,
 )
 from optimum_qala.reporting.tables import in_buckets, is_cut, settings_of
 
@@ -28,7 +29,6 @@ __all__ = ["pareto_names", "plot_front", "plot_report"]
 PANEL_WIDTH, PANEL_HEIGHT = 7.5, 5.5
 COLUMNS = 2
 LABEL_SIZE, DPI = 7.5, 130
-NOTE_WIDTH = 74  # characters of a line below the picture of a card
 BELOW = "\N{DOWNWARDS ARROW}"  # stands before an F1 that lies below its panel
 
 
@@ -178,13 +178,14 @@ def plot_front(rows: Sequence[dict[str, Any]], conditions: str, file: Path) -> b
     rows = [row for row in rows if row["f1"] is not None]
     if not rows:
         return False
-    note = textwrap.fill(conditions, NOTE_WIDTH)
+    figure = new_figure(file.name)
+    note = wrap_text(figure, conditions, SMALL_SIZE, CARD_WIDTH - 0.24)
     used = [style for style in STYLES if style in {style_of(row) for row in rows}]
     legend = 0.145 * (len(used) + 1) + 0.1
-    height = 2.75 + legend + 0.15 * (note.count("\n") + 1)
-    figure = new_figure(file.name, height=height)
+    height = 2.75 + legend + 0.15 * len(note)
+    figure.set_size_inches(CARD_WIDTH, height)
     top = 1 - legend / height
-    bottom = (0.52 + 0.15 * (note.count("\n") + 1)) / height
+    bottom = (0.52 + 0.15 * len(note)) / height
     axes = figure.add_axes((0.12, bottom, 0.85, top - bottom))
     floor = _floor(rows)
     _draw_markers(axes, rows, floor, filled=True)
@@ -204,7 +205,7 @@ def plot_front(rows: Sequence[dict[str, Any]], conditions: str, file: Path) -> b
     labels = [
         replace(label, text=label.text.replace(" in buckets", ",\nin buckets")) for label in _labels(rows, floor)
     ]
-    place_labels(axes, labels, SMALL_SIZE, path_boxes(line, 2.0))
+    place_labels(axes, labels, SMALL_SIZE, path_boxes(line, 5.0))
     entries = [_entry(style, filled=True) for style in used]
     if len(front) > 1:
         entries.append(_front_entry())
@@ -218,7 +219,7 @@ def plot_front(rows: Sequence[dict[str, Any]], conditions: str, file: Path) -> b
         borderaxespad=0.2,
         handletextpad=0.5,
     )
-    figure.text(0.03, 0.05 / height, note, fontsize=SMALL_SIZE, color=MUTED, va="bottom", parse_math=False)
+    figure.text(0.03, 0.05 / height, "\n".join(note), fontsize=SMALL_SIZE, color=MUTED, va="bottom", parse_math=False)
     save_figure(figure, file)
     return True
 

