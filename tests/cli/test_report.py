@@ -6,12 +6,14 @@ import shutil
 import pytest
 
 from optimum_qala._compat import is_available
+from tests.docs.conftest import DOCS, blocks
 from tests.reporting.folders import INT8, LATENCY, make_folder, measured, write
 from tests.reporting.reports import report as benchmark_report
 from tests.reporting.reports import row
 
 
 needs_matplotlib = pytest.mark.skipif(not is_available("plots"), reason="the plots extra is absent")
+FILES = DOCS / "reference" / "files.md"
 EXAMPLE = ("--question", "where was anna born ?", "--context", "anna was born in paris . the old tower is red .")
 
 
@@ -32,6 +34,8 @@ def test_card_and_pictures_go_into_the_folder(qala, model):
     summary = qala("report", "--model", model, "--json").json
     made = ["README.md", "latency.png", "tokens.png"]
     assert summary == {"model": str(model), "output": str(model), "files": made, "left_out": {}}
+    (example,) = [block.text for block in blocks(FILES, "json") if block.note == "example: report"]
+    assert summary.keys() == json.loads(example).keys()
     assert names(model) == sorted(["config.json", "model.safetensors", *made])
     card = (model / "README.md").read_text()
     assert '<img src="tokens.png"' in card
