@@ -23,7 +23,7 @@ def card_errors(content: str) -> list[str]:
     if block is None:
         return []
     try:
-        metadata = yaml.safe_load(block[2])
+        metadata = yaml.safe_load(block[2]) or {}
     except yaml.YAMLError as error:
         return [f"YAML: {error}"]
     if not isinstance(metadata, dict):
