@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,6 +76,35 @@ def publish(source: Path, path: Path) -> None:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise OutputExistsError(f"output {path} appeared meanwhile; nothing was overwritten") from None
         raise
+
+
+def source_name(source: str | Path) -> str:
+    """Name a model or data without saying where on this machine they lie.
+
+    Args:
+        source: A path, or the id of something on the Hub.
+
+    Returns:
+        The last part of a path that exists; else the id.
+    """
+    path = Path(source)
+    return path.resolve().name if path.exists() else str(source)
+
+
+def copy_records(source: str | Path, folder: str | Path, names: Iterable[str]) -> None:
+    """Hand on what is known of a model to one that is made of it.
+
+    Args:
+        source: Folder of the model; an id of the Hub hands on nothing.
+        folder: Folder of the new model; what it has of its own stays.
+        names: Files.
+    """
+    for name in names:
+        old, new = Path(source) / name, Path(folder) / name
+        if old.is_file() and not new.exists():
+            temporary = new.with_name(f".{name}.tmp")
+            shutil.copyfile(old, temporary)
+            temporary.replace(new)
 
 
 def umask() -> int:

@@ -18,6 +18,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tests.hub_rules import card_errors
+
 
 @dataclass(frozen=True)
 class Commit:
@@ -68,7 +70,7 @@ class Refusal(Exception):
     """An answer that is an error."""
 
     def __init__(
-        self, status: int, message: str, code: str | None = None, commit: str | None = None, **content: str
+        self, status: int, message: str, code: str | None = None, commit: str | None = None, **content: Any
     ) -> None:
         super().__init__(message)
         headers = {"X-Error-Message": message, "X-Error-Code": code, "X-Repo-Commit": commit}
@@ -187,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "POST", ["api", "repos", "create"]:
                 return _json(self._create(json.loads(body), token))
             case "POST", ["api", "validate-yaml"]:
-                return _json({"errors": [], "warnings": []})
+                return _json({"errors": _card_errors(json.loads(body)), "warnings": []})
             case "GET", ["api", "agent-harnesses"]:
                 return _json({"standardEnvVars": [], "harnesses": {}})
         raise Refusal(501, f"this Hub does not know {self.command} {self.path}")
@@ -270,6 +272,13 @@ class _Handler(BaseHTTPRequestHandler):
             answer["pullRequestUrl"] = f"{self.hub.endpoint}/{repo_id}/discussions/{pull_requests + 1}"
         commit = repository.commit(revision, header["value"]["summary"], files, deleted)
         return {"commitUrl": f"{self.hub.endpoint}/{repo_id}/commit/{commit.oid}", "commitOid": commit.oid, **answer}
+
+
+def _card_errors(card: dict[str, Any]) -> list[dict[str, str]]:
+    errors = [{"message": message} for message in card_errors(card["content"])]
+    if errors:
+        raise Refusal(400, errors[0]["message"], errors=errors)
+    return errors
 
 
 def _json(answer: Any) -> tuple[dict[str, str], bytes]:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from optimum_qala._folders import check_output, new_folder
+from optimum_qala._folders import check_output, copy_records, new_folder, source_name
 from optimum_qala.errors import OutputExistsError
 
 
@@ -64,3 +64,21 @@ def test_folder_respects_the_umask(tmp_path, mask):
     finally:
         os.umask(before)
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+def test_names_of_sources_say_nothing_of_this_machine(tmp_path, monkeypatch):
+    (tmp_path / "trained").mkdir()
+    monkeypatch.chdir(tmp_path / "trained")
+    assert source_name(tmp_path / "trained") == "trained"
+    assert source_name(".") == "trained"
+    assert source_name("org/minilm") == "org/minilm"
+
+
+def test_records_are_handed_on(tmp_path):
+    for folder, texts in (("old", {"a": "1", "b": "2"}), ("new", {"b": "mine"})):
+        (tmp_path / folder).mkdir()
+        for name, text in texts.items():
+            (tmp_path / folder / name).write_text(text)
+    copy_records(tmp_path / "old", tmp_path / "new", ("a", "b", "c"))
+    assert {path.name: path.read_text() for path in (tmp_path / "new").iterdir()} == {"a": "1", "b": "mine"}
+    copy_records("org/minilm", tmp_path / "new", ("a",))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_qala._compat import require
-from optimum_qala._folders import check_output
+from optimum_qala._folders import check_output, copy_records
 from optimum_qala.cli.console import Console, format_table
 from optimum_qala.cli.loading import LoadedModel, load_model, size_on_disk
 from optimum_qala.cli.options import chosen_budgets, given, window_options
@@ -59,6 +59,7 @@ def run(args: Namespace, console: Console) -> None:
         console=console,
         **options,
     )
+    copy_records(args.model, args.output, ("training.json", "search.json"))
     console.result({"output": args.output, **summary}, result_text(args.output, summary))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_qala._compat import require
+from optimum_qala._folders import copy_records
 from optimum_qala.cli.console import Console, format_table
 from optimum_qala.cli.loading import LoadedModel, holds_ir, load_model
 from optimum_qala.cli.options import given, window_options
@@ -107,6 +108,7 @@ def run(args: Namespace, console: Console) -> None:
             losses={name: getattr(args, name) for name in ("accurate_loss", "max_loss") if hasattr(args, name)},
             **options,
         )
+        copy_records(args.model, work.result, ("training.json",))
     console.result({"output": args.output, **summary}, budget_table(summary["budgets"]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from argparse import Namespace
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from transformers import set_seed
 
 from optimum_qala._compat import require
+from optimum_qala._folders import source_name
 from optimum_qala.cli.console import Console
 from optimum_qala.cli.loading import LoadedModel, load_model
 from optimum_qala.cli.options import given, window_options
@@ -21,6 +23,7 @@ from optimum_qala.question_answering.features import WindowOptions, collate
 from optimum_qala.question_answering.records import QARecord, load_records
 from optimum_qala.training.arguments import QuaLATrainingArguments
 from optimum_qala.training.recipe import RECIPE_FILE, load_recipe, override
+from optimum_qala.training.record import training_record
 from optimum_qala.training.trainer import QuaLATrainer
 
 
@@ -31,6 +34,8 @@ LOGGING_SHARE = 0.05
 LAST_CHECKPOINT_FILE = "trainer_state.json"
 # Where the Trainer writes the events of TensorBoard, in its output folder.
 RUNS_FOLDER = "runs"
+# What a model is trained from, and on: flags, and keys of training.json.
+SOURCES = ("model", "data", "validation_data", "teacher")
 
 
 def run(args: Namespace, console: Console) -> None:
@@ -50,9 +55,10 @@ def run(args: Namespace, console: Console) -> None:
     records = load_records(args.data, require_answers=True, limit=limit)
     validation = load_records(args.validation_data, require_answers=True) if "validation_data" in args else []
     recipe = load_recipe(args.recipe, QuaLATrainingArguments) if "recipe" in args else {}
-    settings = run_settings(args, inputs=("model", "data", "validation_data", "teacher", "recipe"))
+    arguments = override(recipe, given(args, QuaLATrainingArguments))
+    settings = run_settings(args, inputs=(*SOURCES, "recipe"))
     with resumable_folder(args.output, settings) as work:
-        set_seed(getattr(args, "seed", QuaLATrainingArguments.seed))  # before the model, whose span head may be new
+        set_seed(arguments.get("seed", QuaLATrainingArguments.seed))  # before the model, whose span head may be new
         loaded = load_model(args.model, "torch", allow_new_head=True, **_config_overrides(args))
         teacher = load_teacher(args.teacher, loaded.tokenizer) if "teacher" in args else None
         summary = train(
@@ -65,7 +71,8 @@ def run(args: Namespace, console: Console) -> None:
             teacher=teacher,
             console=console,
             eval_budgets=getattr(args, "budget", []),
-            **override(recipe, given(args, QuaLATrainingArguments)),
+            sources={name: source_name(getattr(args, name)) for name in SOURCES if hasattr(args, name)},
+            **arguments,
         )
     summary = {"output": args.output, **summary}
     scores = ", ".join(f"{name} {value:.2f}" for name, value in summary["validation"].items())
@@ -82,6 +89,7 @@ def train(
     window_options: WindowOptions,
     console: Console,
     teacher: Any = None,
+    sources: Mapping[str, str] | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
     """Train, from the last checkpoint if there is one, and save model and tokenizer.
@@ -95,6 +103,7 @@ def train(
         window_options: How contexts are cut.
         console: Where progress goes.
         teacher: Model to learn from besides the labels.
+        sources: What model, data, validation data and teacher are called.
         arguments: Fields of `QuaLATrainingArguments`.
 
     Returns:
@@ -148,7 +157,8 @@ def train(
         "seconds": output.metrics["train_runtime"],
         "validation": {name: value for name, value in scores.items() if name.endswith(("f1", "exact_match"))},
     }
-    write_json(result / "training.json", summary | {"log": trainer.state.log_history})
+    record = {name: (sources or {}).get(name) for name in SOURCES} | training_record(trainer.args)
+    write_json(result / "training.json", summary | record | {"log": trainer.state.log_history})
     return summary
 
 

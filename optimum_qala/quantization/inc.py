@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from optimum_qala._compat import require
-from optimum_qala._folders import check_output, new_folder
+from optimum_qala._folders import check_output, new_folder, source_name
 from optimum_qala.checkpoints import check_tokenizer, load_backbone
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError, DataError
 from optimum_qala.inference.inc_graph import GRAPH_NAME, write_graph
@@ -159,6 +159,7 @@ class INCQuaLAQuantizer:
             graph_config.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
             applied |= {
+                "model": source_name(self.name),
                 "budgets": {name: str(budget or FULL_BUDGET) for name, budget in budgets.items()},
                 "num_samples": len(samples),
                 "drop_layers": list(graph_config.dropping_layers),

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from optimum_qala._compat import require
-from optimum_qala._folders import check_output, new_folder
+from optimum_qala._folders import check_output, new_folder, source_name
 from optimum_qala.checkpoints import check_tokenizer, load_backbone
 from optimum_qala.errors import CheckpointError, ConfigurationError, DataError
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET, QuaLAMiniLMConfig
@@ -142,6 +142,7 @@ class OVQuaLAQuantizer:
             applied |= {
                 "overflow_fix": overflow_fix,
                 "overflow_fix_reason": reason,
+                "model": source_name(self.name),
                 "budgets": {name: str(budget or FULL_BUDGET) for name, budget in budgets.items()},
                 "num_samples": len(samples),
                 "drop_layers": list(graph_config.dropping_layers),

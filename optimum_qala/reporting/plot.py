@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from optimum_qala._compat import require
-from optimum_qala.reporting.tables import settings_of
+from optimum_qala.reporting.drawing import (
+    CARD_WIDTH,
+    FAINT,
+    INK,
+    MUTED,
+    SMALL_SIZE,
+    TEXT_SIZE,
+    Label,
+    new_figure,
+    path_boxes,
+    place_labels,
+    save_figure,
+    wrap_text,
+)
+from optimum_qala.reporting.tables import in_buckets, is_cut, settings_of
 
 
-__all__ = ["pareto_names", "plot_report"]
+__all__ = ["pareto_names", "plot_front", "plot_report"]
 
 PANEL_WIDTH, PANEL_HEIGHT = 7.5, 5.5
 COLUMNS = 2
-LABEL_SIZE = 7.5
+LABEL_SIZE, DPI = 7.5, 130
 BELOW = "\N{DOWNWARDS ARROW}"  # stands before an F1 that lies below its panel
-# Where a label may stand, in points from its marker, nearest first.
-OFFSETS = [
-    (x * distance, y * distance) for distance in (7, 13, 20, 28, 38) for x, y in ((1, 0), (0, 1), (0, -1), (-1, 0))
-]
-OFFSETS += [(x * d, y * d) for d in (9, 16, 24, 34, 46) for x, y in ((1, 1), (1, -1), (-1, 1), (-1, -1))]
-OFFSETS.sort(key=lambda offset: offset[0] ** 2 + offset[1] ** 2)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ STYLES = (BUDGET, EXIT, CUT, PLAIN_INT8, PLAIN_FLOAT, PEER)
 def style_of(row: dict[str, Any]) -> Style:
     """Choose the style of a row."""
     if row["kind"] == "depth":
-        return EXIT if row["speedup"] is not None else CUT  # only a model with budgets has a full length of its own
+        return CUT if is_cut(row) else EXIT
     if row["kind"] == "plain":
         return PLAIN_INT8 if row["arithmetic"] == "int8" else PLAIN_FLOAT
     return BUDGET if row["kind"] == "budget" else PEER
@@ -88,19 +95,13 @@ def plot_report(report: dict[str, Any], file: Path) -> bool:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    require("plots", f"{file.name}")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = [(title, [row for row in rows if row["f1"] is not None]) for title, rows in settings_of(report)]
     panels = [(title, rows) for title, rows in panels if rows]
     if not panels:
         return False
     columns = min(COLUMNS, len(panels))
     lines = -(-len(panels) // columns)
-    # No pyplot: it would choose a back end and keep the figure for the whole process.
-    figure = Figure(figsize=(PANEL_WIDTH * columns, PANEL_HEIGHT * lines + 0.8), dpi=130)
-    FigureCanvasAgg(figure)
+    figure = new_figure(file.name, PANEL_WIDTH * columns, PANEL_HEIGHT * lines + 0.8, DPI)
     grid = figure.subplots(lines, columns, squeeze=False)
     figure.subplots_adjust(left=0.07, right=0.98, top=1 - 1.1 / figure.get_figheight(), bottom=0.09)
     figure.subplots_adjust(wspace=0.14, hspace=0.26)
@@ -109,26 +110,44 @@ def plot_report(report: dict[str, Any], file: Path) -> bool:
             _draw_panel(axes, *panels[index])
         else:
             axes.set_visible(False)
-    is_cut = any(row["f1"] < _floor(rows) for _, rows in panels for row in rows)
-    _draw_legend(figure, [row for _, rows in panels for row in rows], is_cut)
-    figure.savefig(file)
+    is_below = any(row["f1"] < _floor(rows) for _, rows in panels for row in rows)
+    _draw_legend(figure, [row for _, rows in panels for row in rows], is_below)
+    save_figure(figure, file)
     return True
 
 
 def _draw_panel(axes: Any, title: str, rows: Sequence[dict[str, Any]]) -> None:
     floor = _floor(rows)
+    _draw_markers(axes, rows, floor)
+    _draw_front(axes, rows)
+    axes.set_title(title)
+    _set_scale(axes, rows)
+    axes.set_xlabel("median milliseconds per window")
+    axes.set_ylabel("F1, %")
+    axes.grid(alpha=0.25)
+    axes.margins(0.12, 0.14)
+    _draw_labels(axes, rows, floor)
+
+
+def _draw_markers(axes: Any, rows: Sequence[dict[str, Any]], floor: float, filled: bool | None = None) -> None:
+    """Draw the markers; those of rows in buckets are filled unless `filled` says what all are."""
     for row in rows:
         style = style_of(row)
+        is_filled = in_buckets(row) if filled is None else filled
         axes.plot(
             row["median_ms"],
             max(row["f1"], floor),
             marker=style.marker,
             color=style.color,
-            markerfacecolor=style.color if _in_buckets(row) else "white",
+            markerfacecolor=style.color if is_filled else "white",
             markersize=11 if style.marker == "*" else 7,
             linestyle="none",
             zorder=3,
         )
+
+
+def _draw_front(axes: Any, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Draw the line through the best budgets and return their rows, fastest first."""
     names = pareto_names(rows)
     front = sorted((row for row in rows if row["name"] in names), key=lambda row: float(row["median_ms"]))
     axes.plot(
@@ -139,13 +158,70 @@ def _draw_panel(axes: Any, title: str, rows: Sequence[dict[str, Any]]) -> None:
         alpha=0.35,
         zorder=1,
     )
-    axes.set_title(title)
+    return front
+
+
+def plot_front(rows: Sequence[dict[str, Any]], conditions: str, file: Path) -> bool:
+    """Draw F1 against milliseconds at the size of a model card: one setting, legible on a phone.
+
+    Args:
+        rows: Rows with `name`, `kind`, `median_ms` and `f1`, and what `style_of` reads.
+        conditions: What the times were measured under.
+        file: The picture to write.
+
+    Returns:
+        False if no row has an F1, so that there is nothing to draw.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    rows = [row for row in rows if row["f1"] is not None]
+    if not rows:
+        return False
+    figure = new_figure(file.name)
+    note = wrap_text(figure, conditions, SMALL_SIZE, CARD_WIDTH - 0.24)
+    used = [style for style in STYLES if style in {style_of(row) for row in rows}]
+    legend = 0.145 * (len(used) + 1) + 0.1
+    height = 2.75 + legend + 0.15 * len(note)
+    figure.set_size_inches(CARD_WIDTH, height)
+    top = 1 - legend / height
+    bottom = (0.52 + 0.15 * len(note)) / height
+    axes = figure.add_axes((0.12, bottom, 0.85, top - bottom))
+    floor = _floor(rows)
+    _draw_markers(axes, rows, floor, filled=True)
+    front = _draw_front(axes, rows)
     _set_scale(axes, rows)
-    axes.set_xlabel("median milliseconds per window")
-    axes.set_ylabel("F1, %")
-    axes.grid(alpha=0.25)
-    axes.margins(0.12, 0.14)
-    _draw_labels(axes, rows, floor)
+    axes.set_xlabel("median milliseconds per window", fontsize=TEXT_SIZE, color=INK)
+    axes.set_ylabel("F1, %", fontsize=TEXT_SIZE, color=INK)
+    axes.tick_params(labelsize=SMALL_SIZE, labelcolor=INK, color=FAINT, which="both")
+    axes.grid(color=FAINT, linewidth=0.5)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(MUTED)
+    axes.margins(0.14, 0.16)
+    figure.canvas.draw()
+    line = [axes.transData.transform((row["median_ms"], row["f1"])) for row in front]
+    labels = [
+        replace(label, text=label.text.replace(" in buckets", ",\nin buckets")) for label in _labels(rows, floor)
+    ]
+    place_labels(axes, labels, SMALL_SIZE, path_boxes(line, 5.0))
+    entries = [_entry(style, filled=True) for style in used]
+    if len(front) > 1:
+        entries.append(_front_entry())
+    figure.legend(
+        handles=entries,
+        loc="upper left",
+        bbox_to_anchor=(0.1, 1.0),
+        frameon=False,
+        fontsize=SMALL_SIZE,
+        labelspacing=0.2,
+        borderaxespad=0.2,
+        handletextpad=0.5,
+    )
+    figure.text(0.03, 0.05 / height, "\n".join(note), fontsize=SMALL_SIZE, color=MUTED, va="bottom", parse_math=False)
+    save_figure(figure, file)
+    return True
 
 
 def _floor(rows: Sequence[dict[str, Any]]) -> float:
@@ -168,80 +244,58 @@ def _set_scale(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _in_buckets(row: dict[str, Any]) -> bool:
-    return str(row["name"]).endswith(" in buckets")
-
-
 def _draw_labels(axes: Any, rows: Sequence[dict[str, Any]], floor: float) -> None:
-    """Write each row's name beside its marker, where it covers neither another name nor a marker if there is room."""
-    renderer = axes.figure.canvas.get_renderer()
-    axes.figure.canvas.draw()
-    places = [(row["median_ms"], max(row["f1"], floor)) for row in rows]
-    markers = [axes.transData.transform(place) for place in places]
-    per_point = axes.figure.dpi / 72.0
-    taken: list[tuple[float, float, float, float]] = [(x - 8, y - 8, x + 8, y + 8) for x, y in markers]
-    frame = axes.get_window_extent(renderer)
-    for row, place, (x, y) in zip(rows, places, markers, strict=True):
-        name = str(row["name"]).removesuffix(" in buckets")
-        text = axes.annotate(
-            name if row["f1"] >= floor else f"{name} {BELOW} {row['f1']:.1f}",
-            place,
-            fontsize=LABEL_SIZE,
+    """Write each row's name beside its marker, which says by itself whether it is in buckets."""
+    labels = [replace(label, text=label.text.replace(" in buckets", "")) for label in _labels(rows, floor)]
+    place_labels(axes, labels, LABEL_SIZE)
+
+
+def _labels(rows: Sequence[dict[str, Any]], floor: float) -> list[Label]:
+    return [
+        Label(
+            text=str(row["name"]) if row["f1"] >= floor else f"{row['name']} {BELOW} {row['f1']:.1f}",
+            place=(row["median_ms"], max(row["f1"], floor)),
             color=style_of(row).color,
-            xytext=(0, 0),
-            textcoords="offset points",
-            annotation_clip=False,
         )
-        extent = text.get_window_extent(renderer)
-        width, height = extent.width, extent.height
-        best, best_cost, best_box = OFFSETS[0], float("inf"), (0.0, 0.0, 0.0, 0.0)
-        for dx, dy in OFFSETS:
-            left = x + dx * per_point - (0 if dx > 0 else width if dx < 0 else width / 2)
-            low = y + dy * per_point - height / 2
-            box = (left, low, left + width, low + height)
-            outside = left < frame.x0 or box[2] > frame.x1 or low < frame.y0 or box[3] > frame.y1
-            cost = sum(_overlap(box, other) for other in taken) + (1e6 if outside else 0.0)
-            if cost < best_cost:
-                best, best_cost, best_box = (dx, dy), cost, box
-        taken.append(best_box)
-        dx, dy = best
-        text.set_horizontalalignment("left" if dx > 0 else "right" if dx < 0 else "center")
-        text.set_verticalalignment("center")
-        text.set_position(best)
-        if dx * dx + dy * dy > 200:  # so far away that a line has to say whose name it is
-            axes.annotate(
-                "",
-                place,
-                xytext=best,
-                textcoords="offset points",
-                arrowprops={"arrowstyle": "-", "color": style_of(row).color, "linewidth": 0.6, "alpha": 0.6},
-            )
+        for row in rows
+    ]
 
 
-def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> float:
-    """Area that two boxes share."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return max(width, 0.0) * max(height, 0.0)
+def _entry(style: Style, filled: bool) -> Any:
+    from matplotlib.lines import Line2D
+
+    face = style.color if filled else "white"
+    return Line2D(
+        [],
+        [],
+        color=style.color,
+        marker=style.marker,
+        markerfacecolor=face,
+        linestyle="none",
+        markersize=7,
+        label=style.title,
+    )
 
 
-def _draw_legend(figure: Any, rows: Sequence[dict[str, Any]], is_cut: bool) -> None:
+def _front_entry() -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=BUDGET.color, linewidth=2.5, alpha=0.35, label="best budgets")
+
+
+def _draw_legend(figure: Any, rows: Sequence[dict[str, Any]], is_below: bool) -> None:
     from matplotlib.lines import Line2D
 
     used = {style_of(row) for row in rows}
-    entries = [
-        Line2D([], [], color=style.color, marker=style.marker, linestyle="none", markersize=8, label=style.title)
-        for style in STYLES
-        if style in used
-    ]
+    entries = [_entry(style, filled=True) for style in STYLES if style in used]
     if BUDGET in used:
-        entries.append(Line2D([], [], color=BUDGET.color, linewidth=2.5, alpha=0.35, label="best budgets"))
-    if any(_in_buckets(row) for row in rows):
+        entries.append(_front_entry())
+    if any(in_buckets(row) for row in rows):
         for face, label in (("white", "one graph of any shape"), ("#777777", "in buckets")):
             entries.append(
                 Line2D([], [], color="#777777", marker="s", markerfacecolor=face, linestyle="none", label=label)
             )
-    if is_cut:
+    if is_below:
         entries.append(
             Line2D([], [], color="#777777", marker=f"${BELOW}$", linestyle="none", label="F1, below its panel")
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-__all__ = ["markdown", "settings_of"]
+__all__ = ["comparable_rows", "in_buckets", "is_cut", "markdown", "settings_of"]
 
 Row = dict[str, Any]
 
@@ -61,6 +61,42 @@ def settings_of(report: Row) -> list[tuple[str, list[Row]]]:
     if report["bulk_rows"]:
         groups[f"Bulk, {report['bulk_rows'][0]['num_windows']} windows"] = report["bulk_rows"]
     return list(groups.items())
+
+
+def in_buckets(row: Row) -> bool:
+    """Tell whether a row was measured in shape buckets."""
+    return str(row["name"]).endswith(" in buckets")
+
+
+def comparable_rows(report: Row) -> list[tuple[str, list[Row]]]:
+    """Leave out of a report what only explains it: padded and bulk settings, cut models, the slower way to run.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Title and rows of each batch size at true lengths. Where the model was measured in buckets and without, its
+        rows in buckets stay, without saying so in their names; plain models stay both ways. Plain models cut to their
+        first layers and models of random weights are left out.
+    """
+    chosen = []
+    for title, rows in settings_of(report):
+        if rows is report["bulk_rows"] or rows[0]["pad_to"] is not None:
+            continue
+        own = {row["name"] for row in rows if row["kind"] in ("budget", "depth")}
+        bucketed = {f"{name} in buckets" for name in own} & own
+        kept = [
+            {**row, "name": row["name"].removesuffix(" in buckets")} if row["name"] in own else row
+            for row in rows
+            if f"{row['name']} in buckets" not in bucketed and row["kind"] != "bert-base" and not is_cut(row)
+        ]
+        chosen.append((title, kept))
+    return chosen
+
+
+def is_cut(row: Row) -> bool:
+    """Tell whether a row is of a plain model that was cut to its first layers: it answers badly."""
+    return row["kind"] == "depth" and row["speedup"] is None  # only a model with budgets has a full length of its own
 
 
 def markdown(report: Row) -> str:

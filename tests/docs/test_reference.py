@@ -150,6 +150,10 @@ def example(name: str) -> dict:
 def test_files_of_a_trained_and_a_searched_model(finished):
     training = json.loads((finished / "trained" / "training.json").read_text(encoding="utf-8"))
     assert training.keys() == example("training.json").keys()
+    assert (training["model"], training["data"], training["teacher"]) == ("minilm", "train.json", None)
+    assert (finished / "searched" / "training.json").read_bytes() == (
+        finished / "trained" / "training.json"
+    ).read_bytes()
     search = json.loads((finished / "searched" / "search.json").read_text(encoding="utf-8"))
     assert search.keys() == example("search.json").keys()
     assert search["front"][0].keys() == example("search.json")["front"][0].keys()
@@ -184,6 +188,8 @@ def test_files_of_an_int8_model(finished):
     for name in (IR_NAME, CONFIG_NAME):
         assert f"`{name}`" in page("files.md")
         assert (finished / "int8" / name).is_file()
+    assert (finished / "int8" / "training.json").is_file()
+    assert (finished / "int8" / "search.json").is_file()
     assert f"`{RETENTION_INPUT}`" in page("files.md")
     stored = json.loads((finished / "int8" / CONFIG_NAME).read_text(encoding="utf-8"))
     section = page("configuration.md").partition("## OVQuaLAConfig\n")[2].partition("\n## ")[0]

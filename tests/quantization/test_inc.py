@@ -92,6 +92,7 @@ def test_record_says_what_was_done(int8, torch_model):
     record = INCQuaLAConfig.from_pretrained(int8)
     assert record.num_samples == 6
     assert record.applied["num_samples"] == 6
+    assert record.applied["model"] == "QuaLAMiniLMForQuestionAnswering"
     assert record.applied["drop_layers"] == [0, 1]
     assert record.applied["budgets"]["fast"] == "0.8,0.4"
     assert set(record.versions) == {"optimum-qala", "neural-compressor-pt", "torchao", "torch", "transformers"}

@@ -139,6 +139,7 @@ class TestResult:
         record = int8.quantization
         assert record.num_samples == 6
         assert record.applied["num_samples"] == 6
+        assert record.applied["model"] == "QuaLAMiniLMForQuestionAnswering"
         assert record.applied["overflow_fix"] in ("enable", "disable")
         assert "CPU" in record.applied["overflow_fix_reason"]
         assert record.applied["budgets"] == {"full": "full", "fast": "0.8,0.4", "late": "1,0.5"}

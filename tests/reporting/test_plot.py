@@ -32,7 +32,7 @@ def test_picture_has_a_panel_for_each_setting(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
     figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file: figures.append(figure))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: figures.append(figure))
     assert plot_report(report(), tmp_path / "results.png")
     panels = figures[0].axes
     assert [panel.get_title() for panel in panels] == ["Batch size 1, true lengths", "Batch size 32, padded to 200"]

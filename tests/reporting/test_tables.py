@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from optimum_qala.reporting.tables import markdown, settings_of
+from optimum_qala.reporting.tables import comparable_rows, markdown, settings_of
 from tests.reporting.reports import report, row, rows
 
 
@@ -52,3 +52,23 @@ def test_text_says_what_it_depends_on():
         assert part in text
     assert "python 3.11.7, torch 2.13.0, transformers 5.5.4." in text
     assert "GMAC/s (" not in markdown(report(int8_peak=None))
+
+
+def test_comparable_rows_are_those_at_true_lengths():
+    ((title, kept),) = comparable_rows(report())
+    assert title == "Batch size 1, true lengths"
+    # "full" is the one in buckets; a cut plain model and one of random weights only explain the others.
+    assert [(one["name"], one["median_ms"]) for one in kept] == [
+        ("fast", 8.0),
+        ("slower and worse", 9.0),
+        ("full", 9.0),
+        ("first 3 layers", 6.0),
+        ("plain fp32", 30.0),
+        ("plain int8", 10.0),
+    ]
+
+
+def test_plain_models_stay_both_ways():
+    both = [row("plain int8", "plain", 10.0, 73.0), row("plain int8 in buckets", "plain", 7.0, 73.0)]
+    ((_, kept),) = comparable_rows(report(rows=both))
+    assert [one["name"] for one in kept] == ["plain int8", "plain int8 in buckets"]

@@ -311,6 +311,48 @@ class BenchmarkCommand(_Subcommand):
         flags.common(parser)
 
 
+class ReportCommand(_Subcommand):
+    """`optimum-cli qala report`."""
+
+    COMMAND = CommandInfo(name="report", help="Write the model card of a folder, with pictures.")
+    implementation = "optimum_qala.cli.report"
+
+    @staticmethod
+    def parse_args(parser: argparse.ArgumentParser) -> None:
+        """Declare the flags."""
+        flags.describe(
+            parser,
+            "Write README.md, the model card, of what the files of a model folder say was measured, with metadata\n"
+            "for the Hub, and with matplotlib latency.png and tokens.png. Text that you wrote is kept. --question\n"
+            "and --context add example.png and example.html: which tokens of a text leave at which layer.",
+            "  optimum-cli qala report --model int8\n"
+            "  optimum-cli qala report --model int8 --benchmark benchmark/results.json --repo-id org/name\n"
+            '  optimum-cli qala report --model searched --question "Who wrote it?" --context "Ada wrote it."',
+        )
+        parser.add_argument(
+            "--model",
+            required=True,
+            metavar="FOLDER",
+            help="model folder, or one with models in its sub-folders openvino and inc",
+        )
+        parser.add_argument("--benchmark", metavar="FILE", help="results.json that benchmark wrote for this model")
+        parser.add_argument("--repo-id", metavar="ID", help="what users will load it by (default: the folder's name)")
+        parser.add_argument("--base-model", metavar="ID", help="repository that it was made of (default: if known)")
+        parser.add_argument(
+            "--output", metavar="FOLDER", help="new folder for the result (default: the model folder itself)"
+        )
+        group = parser.add_argument_group("example")
+        group.add_argument("--question", metavar="TEXT", help="question of the example")
+        group.add_argument("--context", metavar="TEXT", help="its text")
+        group.add_argument(
+            "--budget", metavar="BUDGET", help=f"{flags.BUDGET_HELP} (default: the one that drops most)"
+        )
+        group.add_argument(
+            "--torch-model", metavar="MODEL", help="what shows it, where the folder has no torch model itself"
+        )
+        flags.common(parser)
+
+
 class ShrinkCommand(_Subcommand):
     """`optimum-cli qala shrink`."""
 
