@@ -47,6 +47,7 @@ LEVELS = (
         "quantization.export",
         "quantization.inc_export",
         "quantization.outliers",
+        "quantization.tuning",
     ),
     ("inference.", "question_answering.pipeline"),
     (
