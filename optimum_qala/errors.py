@@ -33,11 +33,16 @@ class OutputExistsError(QuaLAError, FileExistsError):
     """An output path holds something already; nothing was overwritten."""
 
 
+class AccuracyError(QuaLAError, RuntimeError):
+    """No int8 model that was tried loses as little as was asked for; nothing was written."""
+
+
 class BackendError(QuaLAError, RuntimeError):
     """A back end cannot run the model that it was given."""
 
 
 __all__ = [
+    "AccuracyError",
     "BackendError",
     "CheckpointError",
     "ConfigurationError",

@@ -12,6 +12,7 @@ from optimum_qala import errors
 
 PACKAGE = Path(__file__).resolve().parents[1] / "optimum_qala"
 BUILTINS = {
+    "AccuracyError": RuntimeError,
     "BackendError": RuntimeError,
     "CheckpointError": ValueError,
     "ConfigurationError": ValueError,

@@ -48,6 +48,7 @@ LEVELS = (
         "quantization.export",
         "quantization.inc_export",
         "quantization.outliers",
+        "quantization.tuning",
     ),
     ("inference.", "question_answering.pipeline", "students."),
     (

@@ -12,7 +12,7 @@ import logging as python_logging
 import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from optimum_qala._compat import require
 from optimum_qala._folders import check_output, new_folder, source_name
 from optimum_qala.checkpoints import check_tokenizer, load_backbone
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError, DataError
-from optimum_qala.inference.inc_graph import GRAPH_NAME, write_graph
+from optimum_qala.inference.inc_graph import GRAPH_NAME, WEIGHTS_NAME, write_graph
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET, QuaLAMiniLMConfig
 from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering
 from optimum_qala.quantization.accuracy import score_budgets, write_measurements
@@ -39,6 +39,7 @@ from optimum_qala.quantization.configuration import IR_NAME
 from optimum_qala.quantization.inc_configuration import INCQuaLAConfig
 from optimum_qala.quantization.inc_export import export_graph, graph_inputs, graph_outputs, quantize_embeddings
 from optimum_qala.quantization.outliers import BRANCH_NAME, find_outlier_neurons, split_outlier_neurons
+from optimum_qala.quantization.tuning import Accuracy, rank_by_sensitivity, tune
 from optimum_qala.question_answering.records import load_records
 from optimum_qala.question_answering.windows import WindowOptions
 from optimum_qala.version import __version__
@@ -53,6 +54,8 @@ logger = logging.get_logger(__name__)
 
 # Windows to look for outlier neurons in: they show up in every one.
 OUTLIER_SAMPLES = 64
+# Windows to rank layers by, in as many passes as there are layers.
+RANKING_SAMPLES = 32
 RECORDED_PACKAGES = ("neural-compressor-pt", "torchao", "torch", "transformers")
 
 # Intel Neural Compressor keeps the approach of the quantization under way in a class attribute.
@@ -118,8 +121,10 @@ class INCQuaLAQuantizer:
             The model, loaded from `save_directory`; its `quantization.accuracy` holds the scores.
 
         Raises:
+            AccuracyError: If every model that was tried loses more than `tolerable_loss`; nothing is written.
             BackendError: If no layer of the model may drop tokens, or the int8 model gives nothing but zeros.
-            ConfigurationError: If the budgets leave no layer that drops tokens, or `ignored_modules` matches none.
+            ConfigurationError: If the budgets leave no layer that drops tokens, `ignored_modules` matches none, or
+                there is a `tolerable_loss` but there are no validation records.
             DataError: If there are no records, or one is bad.
             LengthConfigError: If a budget does not fit the model.
             OutputExistsError: If `save_directory` is a file or not empty.
@@ -134,6 +139,11 @@ class INCQuaLAQuantizer:
         report = progress or logger.info
         if records is None or (isinstance(records, list | tuple) and not records):
             raise DataError("no calibration records were given; give some hundred questions of the training set")
+        if config.tolerable_loss is not None and validation_records is None:
+            raise ConfigurationError(
+                f"tolerable_loss {config.tolerable_loss!r} needs validation records to be checked on; give questions "
+                "with answers that are neither for calibration nor for the final test"
+            )
         calibration = load_records(records)
         validation = None if validation_records is None else load_records(validation_records, require_answers=True)
         own = self.model.config
@@ -152,29 +162,32 @@ class INCQuaLAQuantizer:
             report("exporting")
             graph = export_graph(model, graph_config)
             ignored = _ignored_modules(model, config)
-            report(f"quantizing with {len(samples)} windows at {len(budgets)} budgets")
             inputs = [graph_inputs(sample, graph_config) for sample in samples]
-            graph = _convert(_prepare(graph, config, ignored), inputs)
-            write_graph(graph, folder, list(inputs[0]), graph_outputs(graph_config))
-            graph_config.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
             applied |= {
                 "model": source_name(self.name),
                 "budgets": {name: str(budget or FULL_BUDGET) for name, budget in budgets.items()},
                 "num_samples": len(samples),
                 "drop_layers": list(graph_config.dropping_layers),
-                "float_modules": ignored,
             }
-            record = replace(config, applied=applied, versions=_versions())
-            record.save_pretrained(folder)
-            if validation is not None:
-                int8 = INCQuaLAMiniLMForQuestionAnswering.from_pretrained(folder)
-                models = {"float32": self.model, "int8": int8}
-                accuracy = score_budgets(models, self.tokenizer, validation, window_options, report)
-                record = replace(record, accuracy=accuracy)
-                record.save_pretrained(folder)
-            name = validation_name or f"{len(validation or ())} validation questions"
-            self._save_config(graph_config, record, name, folder)
+            self.tokenizer.save_pretrained(folder)
+            report(f"quantizing with {len(samples)} windows at {len(budgets)} budgets")
+            job = _Job(folder, graph, inputs, graph_config, config, applied)
+            if validation is None:
+                record = job.make(ignored)
+            else:
+                layers = [name for name in _linear_layers(model) if name not in ignored]
+                record = _make_accurate(
+                    job,
+                    {"float32": self.model},
+                    ignored,
+                    rank=lambda: rank_by_sensitivity(model, samples[:RANKING_SAMPLES], layers),
+                    num_layers=len(layers),
+                    score=lambda models: score_budgets(models, self.tokenizer, validation, window_options, report),
+                    report=report,
+                )
+            self._save_config(
+                graph_config, record, validation_name or f"{len(validation or ())} validation questions", folder
+            )
         return INCQuaLAMiniLMForQuestionAnswering.from_pretrained(output)
 
     def _save_config(
@@ -199,6 +212,73 @@ class INCQuaLAQuantizer:
         return model, {"outlier_neurons": {str(layer): found for layer, found in neurons.items()}}
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A quantization under way, and the folder in which int8 models are made, one in the place of the other."""
+
+    folder: Path
+    graph: Any
+    inputs: list[dict[str, torch.Tensor]]
+    graph_config: QuaLAMiniLMConfig
+    config: INCQuaLAConfig
+    applied: dict[str, Any]
+
+    def make(self, in_float: list[str]) -> INCQuaLAConfig:
+        """Make and write the model with these layers in float; return its record."""
+        int8 = _convert(_prepare(copy.deepcopy(self.graph), self.config, in_float), self.inputs)
+        for name in (GRAPH_NAME, WEIGHTS_NAME):  # a model that was loaded from there may have the file mapped
+            (self.folder / name).unlink(missing_ok=True)
+        write_graph(int8, self.folder, list(self.inputs[0]), graph_outputs(self.graph_config))
+        self.graph_config.save_pretrained(self.folder)
+        record = replace(self.config, applied=self.applied | {"float_modules": in_float}, versions=_versions())
+        record.save_pretrained(self.folder)
+        return record
+
+
+def _make_accurate(
+    job: _Job,
+    float32: dict[str, Any],
+    ignored: list[str],
+    *,
+    rank: Callable[[], list[str]],
+    num_layers: int,
+    score: Callable[[dict[str, Any]], Accuracy],
+    report: Callable[[str], Any],
+) -> INCQuaLAConfig:
+    """Make models with ever more layers in float until one is accurate enough; return its record, with its scores."""
+    from optimum_qala.inference.inc import INCQuaLAMiniLMForQuestionAnswering
+
+    expected = score(float32)
+    ranking: list[str] = []
+    records: dict[int, INCQuaLAConfig] = {}
+
+    def in_float(count: int) -> list[str]:
+        return sorted([*ignored, *ranking[:count]])
+
+    def attempt(count: int) -> Accuracy:
+        if count and not ranking:
+            report(f"ranking {num_layers} linear layers by what int8 in each of them does to the answers")
+            ranking.extend(rank())
+        records.clear()  # of the model that is overwritten
+        records[count] = job.make(in_float(count))
+        int8 = score({"int8": INCQuaLAMiniLMForQuestionAnswering.from_pretrained(job.folder)})
+        return {budget: {**kinds, **int8[budget]} for budget, kinds in expected.items()}
+
+    outcome = tune(
+        attempt,
+        num_layers,
+        tolerable_loss=job.config.tolerable_loss,
+        criterion=job.config.criterion,
+        max_trials=job.config.max_trials,
+        report=report,
+    )
+    record = records.get(outcome.count) or job.make(in_float(outcome.count))
+    trials = {"trials": outcome.trials} if job.config.tolerable_loss is not None else {}
+    record = replace(record, applied={**record.applied, **trials}, accuracy=outcome.accuracy)
+    record.save_pretrained(job.folder)
+    return record
+
+
 def _load_trained(path: str | Path) -> QuaLAMiniLMForQuestionAnswering:
     folder = Path(path)
     for name in (GRAPH_NAME, IR_NAME):
@@ -211,9 +291,13 @@ def _load_trained(path: str | Path) -> QuaLAMiniLMForQuestionAnswering:
     return model
 
 
+def _linear_layers(model: QuaLAMiniLMForQuestionAnswering) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+
+
 def _ignored_modules(model: QuaLAMiniLMForQuestionAnswering, config: INCQuaLAConfig) -> list[str]:
-    """Name the linear layers that stay in float."""
-    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    """Name the linear layers that stay in float whatever they cost."""
+    names = _linear_layers(model)
     ignored = {name for name in names if f".{BRANCH_NAME}." in name}
     for pattern in config.ignored_modules:
         matching = [name for name in names if re.search(pattern, name)]

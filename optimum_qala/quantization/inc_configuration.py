@@ -25,6 +25,7 @@ INC_CONFIG_NAME = "inc_config.json"
 APPROACHES = ("static", "dynamic")
 ACTIVATION_ALGORITHMS = ("minmax", "kl")
 WEIGHT_GRANULARITIES = ("per_channel", "per_tensor")
+CRITERIA = ("relative", "absolute")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class INCQuaLAConfig:
         budgets: Budgets to calibrate at; None takes full length and every named budget of the model.
         drop_layers: "model" exports a graph in which every layer of the model's configuration may drop tokens;
             "budgets" only the layers in which its budgets do, which is faster, but takes no other budgets.
+        tolerable_loss: How much F1 int8 may lose on the validation questions against float32, at full length and at
+            every named budget. If it loses more, linear layers fall back to float, the most sensitive first, until it
+            does not. None takes the first model as it comes.
+        criterion: What `tolerable_loss` is: "relative", a share of float32's F1 at the same budget (0.01 is 1 %), or
+            "absolute", points of F1.
+        max_trials: At most so many models are made and scored.
         seed: Seed of the choice of calibration windows.
         applied: Record: what was decided and done.
         versions: Record: versions of the packages that did it.
@@ -71,6 +78,9 @@ class INCQuaLAConfig:
     quantize_embeddings: bool = True
     budgets: tuple[str, ...] | None = None
     drop_layers: str = "model"
+    tolerable_loss: float | None = None
+    criterion: str = "relative"
+    max_trials: int = 10
     seed: int = 42
     applied: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -79,6 +89,7 @@ class INCQuaLAConfig:
     def __post_init__(self) -> None:
         freeze_lists(self, ("budgets", "ignored_modules"))
         check_count("num_samples", self.num_samples)
+        check_count("max_trials", self.max_trials)
         if self.approach == "qat":
             raise ConfigurationError("approach 'qat' is not available in this version; use 'static' or 'dynamic'")
         check_choices(
@@ -88,8 +99,16 @@ class INCQuaLAConfig:
                 "activation_algorithm": ACTIVATION_ALGORITHMS,
                 "weight_granularity": WEIGHT_GRANULARITIES,
                 "drop_layers": DROP_LAYERS,
+                "criterion": CRITERIA,
             },
         )
+        most = 1.0 if self.criterion == "relative" else 100.0
+        if self.tolerable_loss is not None and not 0.0 <= self.tolerable_loss < most:
+            unit = "a share of F1" if self.criterion == "relative" else "points of F1"
+            raise ConfigurationError(
+                f"tolerable_loss {self.tolerable_loss!r} is not {unit} from 0 to below {most:g}, which the criterion "
+                f"{self.criterion!r} makes it"
+            )
         if self.outlier_factor is not None and not self.outlier_factor > 1.0:
             raise ConfigurationError(
                 f"outlier_factor {self.outlier_factor!r} is not above 1; None keeps all neurons in int8"

@@ -63,6 +63,9 @@ def test_int8_model_answers_at_its_budgets(quantize, qala, tiny_data, tmp_path):
         (["--ignore-module", "a", "--ignore-module", "b"], "ignored_modules", ("a", "b")),
         (["--drop-layers", "budgets"], "drop_layers", "budgets"),
         (["--no-quantize-embeddings"], "quantize_embeddings", False),
+        (["--tolerable-loss", 0.02], "tolerable_loss", 0.02),
+        (["--criterion", "absolute"], "criterion", "absolute"),
+        (["--max-trials", 3], "max_trials", 3),
         (["--num-samples", 5], "num_samples", 5),
         (["--seed", 3], "seed", 3),
         (["--budget", "fast"], "budgets", ("fast",)),
@@ -85,6 +88,7 @@ def test_option_reaches_the_quantization(quantize, monkeypatch, flags, field, va
     ("flags", "message"),
     [
         (["--approach", "dynamic", "--symmetric-activations"], "activation_symmetric True has no effect"),
+        (["--tolerable-loss", 0.01], "tolerable_loss 0.01 needs validation records to be checked on"),
         (["--overflow-fix", "enable"], "--overflow-fix is for --backend openvino; --backend inc does not have it"),
         (["--exact-bias-correction"], "--exact-bias-correction is for --backend openvino"),
     ],

@@ -13,7 +13,14 @@ from safetensors.torch import load_file
 
 from optimum_qala import INCQuaLAConfig, INCQuaLAMiniLMForQuestionAnswering, INCQuaLAQuantizer
 from optimum_qala._compat import is_available
-from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError, DataError, OutputExistsError
+from optimum_qala.errors import (
+    AccuracyError,
+    BackendError,
+    CheckpointError,
+    ConfigurationError,
+    DataError,
+    OutputExistsError,
+)
 from optimum_qala.quantization import inc
 from optimum_qala.quantization.calibration import calibration_samples
 from optimum_qala.quantization.inc_export import export_graph, graph_inputs
@@ -279,3 +286,53 @@ def test_mistakes_leave_nothing_behind(torch_model, tiny_tokenizer, records, tmp
     (tmp_path / "full").write_text("x")
     with pytest.raises(OutputExistsError, match="full exists and is not a folder"):
         quantizer.quantize(records, tmp_path / "full")
+
+
+class TestTolerableLoss:
+    """Which layers fall back is the model's affair; here the scores say how many must."""
+
+    @pytest.fixture
+    def quantize(self, torch_model, tiny_tokenizer, records, tmp_path, exported, monkeypatch):
+        def run(*losses, **options):
+            left = list(losses)
+
+            def score(models, *_):
+                (kind,) = models
+                f1 = 80.0 - (left.pop(0) if kind == "int8" else 0.0)
+                return {name: {kind: {"f1": f1, "em": 50.0}} for name in ("full", *BUDGETS)}
+
+            monkeypatch.setattr(inc, "export_graph", lambda *_: copy.deepcopy(exported))
+            monkeypatch.setattr(inc, "score_budgets", score)
+            config = INCQuaLAConfig(num_samples=3, outlier_factor=None, quantize_embeddings=False, **options)
+            return INCQuaLAQuantizer(torch_model, tiny_tokenizer).quantize(
+                records, tmp_path / "int8", config=config, validation_records=records, window_options=WINDOWS
+            )
+
+        return run
+
+    def test_layers_fall_back_until_it_is_met(self, quantize, tmp_path):
+        model = quantize(5.0, 4.0, 0.5, tolerable_loss=0.01)
+        record = model.quantization
+        assert [trial["num_float"] for trial in record.applied["trials"]] == [0, 1, 2]
+        assert len(record.applied["float_modules"]) == 2
+        graph = json.loads((tmp_path / "int8" / "inc_graph.json").read_text())
+        in_float = {node["tensor"].removeprefix("model.") for node in graph["nodes"] if node["op"] == "get_attr"}
+        assert {f"{name}.weight" for name in record.applied["float_modules"]} <= in_float
+        assert record.accuracy["full"] == {"float32": {"f1": 80.0, "em": 50.0}, "int8": {"f1": 79.5, "em": 50.0}}
+
+    def test_model_that_was_overwritten_is_made_again(self, quantize):
+        record = quantize(5.0, 4.0, 3.0, 0.5, 2.0, tolerable_loss=1.0, criterion="absolute").quantization
+        assert [trial["num_float"] for trial in record.applied["trials"]] == [0, 1, 2, 4, 3]
+        assert len(record.applied["float_modules"]) == 4
+        assert record.accuracy["full"]["int8"]["f1"] == 79.5
+
+    def test_failure_leaves_nothing_behind(self, quantize, tmp_path):
+        with pytest.raises(AccuracyError, match="of 2 int8 models none loses at most 1.00 % of F1; the best, with 1"):
+            quantize(5.0, 4.0, tolerable_loss=0.01, max_trials=2)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_questions_to_score_are_needed(self, torch_model, tiny_tokenizer, records, tmp_path):
+        with pytest.raises(ConfigurationError, match="tolerable_loss 0.01 needs validation records to be checked on"):
+            INCQuaLAQuantizer(torch_model, tiny_tokenizer).quantize(
+                records, tmp_path / "int8", config=INCQuaLAConfig(tolerable_loss=0.01)
+            )

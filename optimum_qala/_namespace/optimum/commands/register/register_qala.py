@@ -208,6 +208,17 @@ class QuantizeCommand(_Subcommand):
             metavar="PATTERN",
             help="keep linear layers of matching names in float; may be repeated",
         )
+        group.add_argument(
+            "--tolerable-loss",
+            type=float,
+            help="of F1 on --validation-data; layers fall back to float until int8 loses no more (default: any)",
+        )
+        group.add_argument(
+            "--criterion",
+            choices=("relative", "absolute"),
+            help="whether that is a share of F1 or points of it (default: relative)",
+        )
+        group.add_argument("--max-trials", type=int, help="models made and scored at most (default: 10)")
         flags.windows(parser)
         flags.common(parser)
 
