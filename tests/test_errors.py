@@ -16,6 +16,7 @@ BUILTINS = {
     "CheckpointError": ValueError,
     "ConfigurationError": ValueError,
     "DataError": ValueError,
+    "HubError": OSError,
     "LengthConfigError": ValueError,
     "MissingExtraError": ImportError,
     "OutputExistsError": FileExistsError,

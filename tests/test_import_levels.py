@@ -59,7 +59,7 @@ LEVELS = (
 # What the core may import at the top of a module besides the standard library; anything else is imported where it is
 # used, so that the core works without the extras.
 CORE_DEPENDENCIES = {"torch", "transformers", "accelerate", "numpy", "huggingface_hub", "httpx", "safetensors", "tqdm"}
-MODEL_DEPENDENCIES = {"torch", "transformers"}
+MODEL_DEPENDENCIES = {"torch", "transformers", "huggingface_hub", "httpx"}  # the last two come with transformers
 # Modules that define subclasses of a back end's classes, hence import it at the top. They check that it is installed
 # before, and nothing imports them before they are used.
 BACKEND_DEPENDENCIES = {"inference.span_model": {"optimum"}, "quantization.export": {"optimum"}}

@@ -31,6 +31,7 @@ from optimum_qala.question_answering.records import QARecord
 from optimum_qala.training.arguments import QuaLATrainingArguments
 from optimum_qala.training.auxiliary import AuxiliaryLosses
 from optimum_qala.training.grouping import EpochLengthGroupedSampler
+from optimum_qala.training.hub import HubTrainer
 from optimum_qala.training.pass_losses import LossLog, PassLoss, WeightedLoss
 from optimum_qala.training.sampling import (
     sample_exit_layer,
@@ -70,7 +71,7 @@ class _FullPass:
     trace: Trace
 
 
-class QuaLATrainer(SideModuleTrainer):
+class QuaLATrainer(HubTrainer, SideModuleTrainer):
     """Trains one model for every budget.
 
     Args:
