@@ -70,7 +70,7 @@ class HubTrainer(Trainer):
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        if self.processing_class is None:
+        if self.processing_class is None and not hasattr(self.data_collator, "tokenizer"):
             logger.warning(
                 "The Trainer has no tokenizer (processing_class), so none is pushed, and the pipeline will not find "
                 "one; push it by tokenizer.push_to_hub"

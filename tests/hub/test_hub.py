@@ -150,7 +150,7 @@ def test_plain_bert_is_asked_for_with_token_and_revision(hub, loaded):
     assert "error" not in loaded["plain"], loaded["plain"]
     asked = [request for request in hub.requests_for("org/bert") if "/resolve/v2/" in request.path]
     assert {request.token for request in asked} == {READER}
-    names = {request.path.rpartition("/")[2] for request in asked if request.status == 200}
+    names = {request.path.rpartition("/")[2] for request in asked if request.status in (200, 302)}
     assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 
@@ -372,12 +372,13 @@ class TestWithoutPackage:
         assert without_package["imported"] == {"modules": []}
 
     @pytest.mark.parametrize("step", ["torch", "saved again"])
-    def test_code_of_the_repository_gives_the_same_logits_and_budgets(self, step, without_package, loaded):
+    def test_code_of_the_repository_gives_the_same_logits_and_budgets(self, step, without_package, original):
         result = without_package[step]
         assert "error" not in result, result
         assert result["module"].startswith("transformers_modules.")
         assert result["budgets"] == BUDGETS
-        assert_same_logits(result, loaded["torch"])
+        for name, logits in original.items():
+            torch.testing.assert_close(torch.tensor(result["logits"][name]), logits, rtol=1e-5, atol=1e-5)
 
     def test_model_that_is_saved_again_names_its_own_code(self, without_package):
         assert without_package["saved again"]["auto_map"] == {
