@@ -15,6 +15,7 @@ from .configuration_quala_minilm import BACKBONE_POSITION_SCHEMES, QuaLAMiniLMCo
 from .conversion import HUB_ARGUMENTS, convert_config
 from .encoder import EncoderOutput, QuaLAMiniLMEncoder, Schedule
 from .errors import CheckpointError, ConfigurationError, LengthConfigError
+from .hub import HubModel
 from .layers import QuaLAMiniLMEmbeddings
 from .length_config import LengthConfig
 from .remote_code import RemoteCodeModel
@@ -25,7 +26,7 @@ from .token_selection import find_tokens, is_tracing
 SPAN_HEADS = "encoder.span_heads."  # in the names of their parameters
 
 
-class QuaLAMiniLMPreTrainedModel(RemoteCodeModel, PreTrainedModel):
+class QuaLAMiniLMPreTrainedModel(RemoteCodeModel, HubModel, PreTrainedModel):
     """Base class: loading, and the budget that applies where a call names none."""
 
     config_class = QuaLAMiniLMConfig

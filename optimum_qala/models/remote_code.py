@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .hub import HubModel
-
 
 __all__ = ["RemoteCodeModel"]
 
-# What config.json names for each Auto class. Files are copied together with the siblings that they import.
+# What config.json names for each Auto class. Files are copied together with the siblings that they import. From a local
+# folder transformers loads only those that the named files themselves import, so these must import all of them.
 AUTO_MAP = {
     "AutoConfig": "configuration_quala_minilm.QuaLAMiniLMConfig",
     "AutoModel": "modeling_quala_minilm.QuaLAMiniLMModel",
@@ -17,8 +16,8 @@ AUTO_MAP = {
 }
 
 
-class RemoteCodeModel(HubModel):
-    """A torch model that can be saved with its code. Goes before `PreTrainedModel` among the bases."""
+class RemoteCodeModel:
+    """A torch model that can be saved with its code. Goes before `HubModel` and `PreTrainedModel` among the bases."""
 
     save_options = ("max_shard_size", "remote_code", "variant")
     config: Any
@@ -43,4 +42,4 @@ class RemoteCodeModel(HubModel):
             self.config._auto_class = "AutoConfig"
             # Not what the configuration says: code of a repository that was loaded from is named with the repository.
             self.config.auto_map = dict(AUTO_MAP)
-        super().save_pretrained(save_directory, *args, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]  # of PreTrainedModel

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from transformers import AutoModel, AutoModelForQuestionAnswering
+from transformers.dynamic_module_utils import get_relative_imports
 
 import optimum_qala.models
 from optimum_qala import QuaLAMiniLMForQuestionAnswering, QuaLAMiniLMModel
@@ -28,6 +29,14 @@ def test_code_is_saved_on_request_only(tiny_model, tmp_path):
     assert saved(tmp_path / "plain") == (set(), None)
     tiny_model.save_pretrained(tmp_path / "code", remote_code=True)
     assert saved(tmp_path / "code") == (SOURCES, AUTO_MAP)
+
+
+def test_files_that_are_named_import_all_others_themselves():
+    """transformers copies no more than these when it loads the code of a local folder."""
+    folder = Path(optimum_qala.models.__file__).parent
+    named = {f"{place.partition('.')[0]}.py" for place in AUTO_MAP.values()}
+    imported = {f"{name}.py" for file in named for name in get_relative_imports(folder / file)}
+    assert named | imported == SOURCES
 
 
 def test_names_of_the_auto_map_exist():
