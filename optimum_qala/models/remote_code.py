@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 
 __all__ = ["RemoteCodeModel"]
 
-# What config.json names for each Auto class. Files are copied together with the siblings that they import. From a local
+# What config.json names for each Auto class. Files are copied together with the siblings that they import. Of a local
 # folder transformers loads only those that the named files themselves import, so these must import all of them.
 AUTO_MAP = {
     "AutoConfig": "configuration_quala_minilm.QuaLAMiniLMConfig",
@@ -19,7 +20,7 @@ AUTO_MAP = {
 class RemoteCodeModel:
     """A torch model that can be saved with its code. Goes before `HubModel` and `PreTrainedModel` among the bases."""
 
-    save_options = ("max_shard_size", "remote_code", "variant")
+    save_options: Collection[str] = ("max_shard_size", "remote_code", "variant")
     config: Any
     auto_class = "AutoModel"  # which loads it
     _auto_class: str | None  # that of transformers: None saves no code
