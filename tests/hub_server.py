@@ -236,10 +236,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, repo_id: str, revision: str, path: str, token: str | None) -> tuple[dict[str, str], bytes]:
         commit = self._commit_of(repo_id, revision, token)
-        if path not in commit.files:
-            raise Refusal(404, "Entry not found", "EntryNotFound", commit.oid)
         if self.hub.repositories[repo_id].gated:
             raise Refusal(403, "Access to this model is restricted. Ask for access on its page.", "GatedRepo")
+        if path not in commit.files:
+            raise Refusal(404, "Entry not found", "EntryNotFound", commit.oid)
         data = commit.files[path]
         headers = {"ETag": f'"{_blob_id(data)}"', "X-Repo-Commit": commit.oid}
         if path.endswith(LFS_SUFFIXES):
