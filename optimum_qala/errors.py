@@ -7,6 +7,7 @@ knows nothing of this package handles them as usual. A message says what was giv
 from optimum_qala.models.errors import (
     CheckpointError,
     ConfigurationError,
+    HubError,
     LengthConfigError,
     QuaLAError,
     UnknownBudgetError,
@@ -47,6 +48,7 @@ __all__ = [
     "CheckpointError",
     "ConfigurationError",
     "DataError",
+    "HubError",
     "LengthConfigError",
     "MissingExtraError",
     "OutputExistsError",

@@ -1,8 +1,9 @@
 """A Hub on the loopback address: the part of the protocol that `huggingface_hub` speaks to load and push models.
 
-Repositories live in memory. Files are small, so all of them are "regular" ones; there is no LFS and no Xet. As on the
-Hub, an unknown token is refused everywhere, a private repository looks as if it did not exist to those without access,
-and writing takes a token that may write.
+Repositories live in memory. Weights and graphs are LFS files, which are uploaded before the commit that names them and
+downloaded from another address; there is no Xet. As on the Hub, an unknown token is refused everywhere, a private
+repository looks as if it did not exist to those without access, a gated one shows its list of files and gives them out
+to nobody, and writing takes a token that may write.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Commit:
     files: dict[str, bytes]
 
 
+LFS_SUFFIXES = (".safetensors", ".bin")
 FIRST_COMMIT = Commit(hashlib.sha1(b"first").hexdigest(), "initial commit", {".gitattributes": b"\n"})
 
 
@@ -38,6 +40,7 @@ class Repository:
     """A repository: for each branch its commits, the oldest first."""
 
     private: bool = False
+    gated: bool = False
     branches: dict[str, list[Commit]] = field(default_factory=lambda: {"main": [FIRST_COMMIT]})
 
     def head(self, revision: str = "main") -> Commit | None:
@@ -89,6 +92,8 @@ class HubServer:
         self.tokens = tokens
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Request] = []
+        self.objects: dict[str, bytes] = {}  # LFS: sha256 -> content
+        self.breaks: dict[str, int] = {}  # part of a path -> requests with it whose connection will die
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
@@ -106,9 +111,11 @@ class HubServer:
         self._thread.join()
         self._server.server_close()
 
-    def add(self, repo_id: str, folder: Path, *, branch: str = "main", private: bool = False) -> Commit:
+    def add(
+        self, repo_id: str, folder: Path, *, branch: str = "main", private: bool = False, gated: bool = False
+    ) -> Commit:
         """Put the files of a folder into a repository, without any client."""
-        repository = self.repositories.setdefault(repo_id, Repository(private))
+        repository = self.repositories.setdefault(repo_id, Repository(private, gated))
         files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
         return repository.commit(branch, f"Add {folder.name}", files)
 
@@ -152,12 +159,20 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
     def log_message(self, *_: Any) -> None:
         """Say nothing: `HubServer.requests` has it all."""
 
     def _answer(self) -> None:
         path = urlsplit(self.path).path
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        if self._dies(path):
+            self.rfile.read(length // 2)
+            self.close_connection = True
+            return
+        body = self._chunks() if self.headers.get("Transfer-Encoding") == "chunked" else self.rfile.read(length)
         authorization = self.headers.get("Authorization")
         token = None if authorization is None else authorization.removeprefix("Bearer ")
         # Split first, since a revision such as refs%2Fpr%2F1 or a path in a folder is one part.
@@ -165,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             with self.hub.lock:
                 headers, content = self._route(parts, body, token)
-            status = 200
+            status = 302 if "Location" in headers else 200
         except Refusal as refusal:
             status, headers, content = refusal.status, refusal.headers, json.dumps(refusal.content).encode()
         with self.hub.lock:
@@ -178,6 +193,23 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
+    def _dies(self, path: str) -> bool:
+        """Tell whether this is a request that `HubServer.breaks` lets down."""
+        with self.hub.lock:
+            for part, left in self.hub.breaks.items():
+                if left and part in f"{self.command} {unquote(path)}":
+                    self.hub.breaks[part] -= 1
+                    return True
+        return False
+
+    def _chunks(self) -> bytes:
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
     def _route(self, parts: list[str], body: bytes, token: str | None) -> tuple[dict[str, str], bytes]:
         match self.command, parts:
             case "GET" | "HEAD", [owner, name, "resolve", revision, *path]:
@@ -188,6 +220,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return _json(self._write(f"{owner}/{name}", rest, body, token))
             case "POST", ["api", "repos", "create"]:
                 return _json(self._create(json.loads(body), token))
+            case _, [owner, name, "info", "lfs", "objects", "batch"]:
+                return _json(self._batch(f"{owner}/{name.removesuffix('.git')}", json.loads(body), token))
+            case _, [owner, name, "lfs", oid, *rest]:
+                return self._object(oid, rest, body)
             case "POST", ["api", "validate-yaml"]:
                 return _json({"errors": _card_errors(json.loads(body)), "warnings": []})
             case "GET", ["api", "agent-harnesses"]:
@@ -202,10 +238,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, repo_id: str, revision: str, path: str, token: str | None) -> tuple[dict[str, str], bytes]:
         commit = self._commit_of(repo_id, revision, token)
+        if self.hub.repositories[repo_id].gated:
+            raise Refusal(403, "Access to this model is restricted. Ask for access on its page.", "GatedRepo")
         if path not in commit.files:
             raise Refusal(404, "Entry not found", "EntryNotFound", commit.oid)
         data = commit.files[path]
         headers = {"ETag": f'"{_blob_id(data)}"', "X-Repo-Commit": commit.oid}
+        if path.endswith(LFS_SUFFIXES):
+            oid = hashlib.sha256(data).hexdigest()
+            self.hub.objects[oid] = data
+            headers |= {"Location": f"{self.hub.endpoint}/{repo_id}/lfs/{oid}"}
+            return {**headers, "X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(data))}, b""
         return {**headers, "Content-Type": "application/octet-stream"}, data
 
     def _read(self, repo_id: str, rest: list[str], token: str | None) -> Any:
@@ -226,6 +269,26 @@ class _Handler(BaseHTTPRequestHandler):
                 ]
         raise Refusal(501, f"this Hub does not know GET {self.path}")
 
+    def _object(self, oid: str, rest: list[str], body: bytes) -> tuple[dict[str, str], bytes]:
+        """Take, verify or give out an LFS object."""
+        if self.command == "PUT":
+            if hashlib.sha256(body).hexdigest() != oid:
+                raise Refusal(400, "the content is not what was announced")
+            self.hub.objects[oid] = body
+            return _json({})
+        if oid not in self.hub.objects:
+            raise Refusal(404, "no such object")
+        return _json({}) if rest else ({"Content-Type": "application/octet-stream"}, self.hub.objects[oid])
+
+    def _batch(self, repo_id: str, payload: dict[str, Any], token: str | None) -> Any:
+        self.hub.find(repo_id, token, write=True)
+        objects = []
+        for entry in payload["objects"]:
+            href = f"{self.hub.endpoint}/{repo_id}/lfs/{entry['oid']}"
+            actions = {"upload": {"href": href}, "verify": {"href": f"{href}/verify"}}
+            objects.append({**entry, **({} if entry["oid"] in self.hub.objects else {"actions": actions})})
+        return {"transfer": "basic", "objects": objects}
+
     def _create(self, payload: dict[str, Any], token: str | None) -> Any:
         self.hub.check_write(self.hub.role(token))
         repo_id = f"{payload['organization'] or 'user'}/{payload['name']}"
@@ -244,10 +307,15 @@ class _Handler(BaseHTTPRequestHandler):
                 repository.branches[branch] = list(repository.branches["main"])
                 return {}
             case ["preupload", revision]:
-                self._commit_of(repo_id, revision, token)
+                stored = self._commit_of(repo_id, revision, token).files
                 return {
                     "files": [
-                        {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                        {
+                            "path": file["path"],
+                            "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular",
+                            "shouldIgnore": False,
+                            "oid": _oid(file["path"], stored[file["path"]]) if file["path"] in stored else None,
+                        }
                         for file in json.loads(body)["files"]
                     ]
                 }
@@ -264,6 +332,9 @@ class _Handler(BaseHTTPRequestHandler):
             for operation in operations
             if operation["key"] == "file"
         }
+        for operation in operations:
+            if operation["key"] == "lfsFile":
+                files[operation["value"]["path"]] = self.hub.objects[operation["value"]["oid"]]
         deleted = tuple(operation["value"]["path"] for operation in operations if operation["key"] == "deletedFile")
         answer = {}
         if "create_pr=1" in urlsplit(self.path).query:
@@ -283,6 +354,10 @@ def _card_errors(card: dict[str, Any]) -> list[dict[str, str]]:
 
 def _json(answer: Any) -> tuple[dict[str, str], bytes]:
     return {"Content-Type": "application/json"}, json.dumps(answer).encode()
+
+
+def _oid(path: str, data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest() if path.endswith(LFS_SUFFIXES) else _blob_id(data)
 
 
 def _blob_id(data: bytes) -> str:

@@ -17,6 +17,7 @@ BUILTINS = {
     "CheckpointError": ValueError,
     "ConfigurationError": ValueError,
     "DataError": ValueError,
+    "HubError": OSError,
     "LengthConfigError": ValueError,
     "MissingExtraError": ImportError,
     "OutputExistsError": FileExistsError,

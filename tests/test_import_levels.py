@@ -71,7 +71,7 @@ CORE_DEPENDENCIES = {
     "transformers",
     "yaml",
 }
-MODEL_DEPENDENCIES = {"torch", "transformers"}
+MODEL_DEPENDENCIES = {"torch", "transformers", "huggingface_hub", "httpx"}  # the last two come with transformers
 # Modules that define subclasses of a back end's classes, hence import it at the top. They check that it is installed
 # before, and nothing imports them before they are used.
 BACKEND_DEPENDENCIES = {"inference.span_model": {"optimum"}, "quantization.export": {"optimum"}}

@@ -19,7 +19,8 @@ from optimum_qala._compat import require
 from optimum_qala.checkpoints import check_tokenizer, load_backbone, load_encoder, load_unchanged
 from optimum_qala.errors import CheckpointError, ConfigurationError, QuaLAError
 from optimum_qala.inference.bucket_options import BucketOptions
-from optimum_qala.inference.graph import PRECISION_KEY, THREADS_KEY, check_plain_graph, find_file, read_graph
+from optimum_qala.inference.files import SUBFOLDERS, find_file, find_graph
+from optimum_qala.inference.graph import PRECISION_KEY, THREADS_KEY, check_plain_graph, read_graph
 from optimum_qala.inference.inc_graph import GRAPH_NAME, WEIGHTS_NAME
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.question_answering.predictor import position_capacity
@@ -166,12 +167,10 @@ def size_on_disk(path: str | Path, backend: str) -> int | None:
     folder = Path(path)
     if not folder.is_dir():
         return None
-    graphs = {
-        "openvino": [folder / IR_FILE, (folder / IR_FILE).with_suffix(".bin")],
-        "inc": [folder / GRAPH_NAME, folder / WEIGHTS_NAME],
-    }
-    if backend in graphs and graphs[backend][0].is_file():
-        files = graphs[backend]
+    graphs = {"openvino": (IR_FILE, str(Path(IR_FILE).with_suffix(".bin"))), "inc": (GRAPH_NAME, WEIGHTS_NAME)}
+    file = find_graph(folder, graphs[backend][0], {})[0] if backend in graphs else None
+    if file is not None:
+        files = [file, file.with_name(graphs[backend][1])]
     else:
         files = [*folder.glob("model*.safetensors")] or [*folder.glob("pytorch_model*.bin")]
     return sum(file.stat().st_size for file in files if file.is_file())
@@ -319,12 +318,15 @@ def _load_openvino(path: str, threads: int | None, buckets: BucketOptions | None
 
     ov_config = ov_config | ({} if threads is None else {THREADS_KEY: threads})
     try:
-        stored, _ = PreTrainedConfig.get_config_dict(path)
+        file, beside = find_graph(path, IR_FILE, {})
+        if beside and find_file(path, "config.json", beside) is None:
+            beside = {}  # plain models of others have one at the root only
+        stored, _ = PreTrainedConfig.get_config_dict(path, **beside)
         is_plain = stored.get("model_type") != QuaLAMiniLMConfig.model_type
         if is_plain and buckets is not None:
             return OVBucketedModelForQuestionAnswering.from_pretrained(path, buckets=buckets, ov_config=ov_config)
-        if is_plain and (file := find_file(path, IR_FILE, {})) is not None:
-            return _load_plain(path, file, ov_config)
+        if is_plain and file is not None:
+            return _load_plain(AutoConfig.from_pretrained(path, **beside), file, ov_config)
         return OVQuaLAMiniLMForQuestionAnswering.from_pretrained(path, buckets=buckets, ov_config=ov_config)
     except QuaLAError:
         raise
@@ -343,14 +345,14 @@ def _load_inc(path: str) -> Any:
         raise CheckpointError(_cannot_load(path, error)) from error
 
 
-def _load_plain(path: str, file: Path, ov_config: dict[str, Any]) -> PlainModel:
+def _load_plain(config: Any, file: Path, ov_config: dict[str, Any]) -> PlainModel:
     from optimum.intel.openvino import OVModelForQuestionAnswering
 
     graph = read_graph(file)
     check_plain_graph(graph)
     model = OVModelForQuestionAnswering(
         graph,
-        AutoConfig.from_pretrained(path),
+        config,
         compile=False,
         ov_config={PRECISION_KEY: "f32", **ov_config},
         model_save_dir=file.parent,
@@ -360,12 +362,16 @@ def _load_plain(path: str, file: Path, ov_config: dict[str, Any]) -> PlainModel:
 
 def find_backend(path: str) -> str:
     """Tell what runs the model of a folder or repository; the faster one if there are several."""
-    return "openvino" if holds_ir(path) else "inc" if _holds(path, GRAPH_NAME) else "torch"
+    return "openvino" if holds_ir(path) else "inc" if _holds_graph(path, GRAPH_NAME) else "torch"
 
 
 def holds_ir(path: str) -> bool:
     """Tell whether a folder or repository holds a model that was exported to OpenVINO."""
-    return _holds(path, IR_FILE)
+    return _holds_graph(path, IR_FILE)
+
+
+def _holds_graph(path: str, name: str) -> bool:
+    return _holds(path, name) or _holds(path, f"{SUBFOLDERS[name]}/{name}")
 
 
 def _holds(path: str, name: str) -> bool:
@@ -394,8 +400,9 @@ def _check_folder(path: str, backend: str) -> None:
             raise CheckpointError(f"model folder {path} does not exist")
         return
     # OpenVINO runs a torch checkpoint too, in float32.
-    legal = {"openvino": (IR_FILE, *TORCH_FILES), "inc": (GRAPH_NAME,)}.get(backend, TORCH_FILES)
-    if not any((folder / name).is_file() for name in legal):
+    graph = {"openvino": IR_FILE, "inc": GRAPH_NAME}.get(backend)
+    legal = (*(() if graph is None else (graph,)), *(() if backend == "inc" else TORCH_FILES))
+    if not any((folder / name).is_file() for name in legal) and not (graph and _holds_graph(path, graph)):
         raise CheckpointError(f"{path} holds no model for --backend {backend}: it has none of {', '.join(legal)}")
 
 

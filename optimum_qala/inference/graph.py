@@ -1,4 +1,4 @@
-"""Checks, files and inputs of an exported graph."""
+"""Checks and inputs of an exported graph."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from numpy.typing import NDArray
 
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError
@@ -24,7 +22,6 @@ __all__ = [
     "check_plain_graph",
     "choose_precision",
     "cut_graph",
-    "find_file",
     "read_graph",
     "retention_of",
 ]
@@ -187,36 +184,3 @@ def read_graph(file: Path, in_memory: bool = False) -> Any:
         raise CheckpointError(
             f"{file} is damaged or from a newer OpenVINO ({reason}); export or download it again"
         ) from error
-
-
-def find_file(model_id: str | Path, name: str, hub: dict[str, Any]) -> Path | None:
-    """Find a file of a model.
-
-    Args:
-        model_id: Folder or repository id.
-        name: Name of the file.
-        hub: Arguments of `hf_hub_download`.
-
-    Returns:
-        Its local path, or None if the folder or the repository has no such file.
-
-    Raises:
-        CheckpointError: If the Hub does not answer, or must not be asked, and the cache does not hold the repository.
-    """
-    if Path(model_id).is_dir():
-        file = Path(model_id) / hub.get("subfolder", "") / name
-        return file if file.is_file() else None
-    try:
-        return Path(hf_hub_download(str(model_id), name, **hub))
-    except LocalEntryNotFoundError as error:
-        # A repository in the cache was loaded before, so a file that it lacks there does not exist.
-        known = Path(hub.get("subfolder") or "", "config.json").as_posix()
-        places = {place: hub.get(place) for place in ("cache_dir", "revision")}
-        if isinstance(try_to_load_from_cache(str(model_id), known, **places), str):
-            return None
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{model_id} is not in the cache, and the Hub does not give it out ({reason})"
-        ) from error
-    except EntryNotFoundError:
-        return None

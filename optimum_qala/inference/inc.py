@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import CommitOperationAdd, HfApi
 from numpy.typing import NDArray
 from torch import Tensor, fx
 from transformers import AutoConfig
@@ -18,7 +16,8 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 from transformers.utils import logging
 
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError
-from optimum_qala.inference.graph import find_file, retention_of
+from optimum_qala.inference.files import find_file, find_graph
+from optimum_qala.inference.graph import retention_of
 from optimum_qala.inference.grouping import pad_logits, real_lengths
 from optimum_qala.inference.inc_graph import GRAPH_NAME, WEIGHTS_NAME, cut_graph, read_graph
 from optimum_qala.inference.int8_kernels import has_kernels, use_int8_kernels
@@ -26,6 +25,7 @@ from optimum_qala.inference.sizes import plan_sizes
 from optimum_qala.models.budget_choice import Conditions, choose_budget
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.conversion import HUB_ARGUMENTS
+from optimum_qala.models.hub import HubModel
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.quantization.configuration import IR_NAME, RETENTION_INPUT, SIZES_INPUT, logit_names
 from optimum_qala.quantization.cpu import has_safe_int8, read_cpu_flags
@@ -39,7 +39,7 @@ __all__ = ["INCQuaLAMiniLMForQuestionAnswering"]
 logger = logging.get_logger(__name__)
 
 
-class INCQuaLAMiniLMForQuestionAnswering:
+class INCQuaLAMiniLMForQuestionAnswering(HubModel):
     """An int8 QuaLA-MiniLM that torch runs on a CPU. Calls take the same `budget` as the torch model's.
 
     Its linear layers are the int8 kernels that torch carries, so nothing is compiled and any shape runs at once.
@@ -220,7 +220,7 @@ class INCQuaLAMiniLMForQuestionAnswering:
         """Load a model that `INCQuaLAQuantizer` saved. Nothing in its files is executed.
 
         Args:
-            model_id: Folder or repository id.
+            model_id: Folder or repository id. The graph may be in its sub-folder `inc`.
             config: Configuration to use instead of the stored one.
             kwargs: `cache_dir`, `force_download`, `local_files_only`, `token`, `revision`, `subfolder`.
 
@@ -236,7 +236,7 @@ class INCQuaLAMiniLMForQuestionAnswering:
         hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         if unknown := sorted(set(kwargs) - set(HUB_ARGUMENTS)):
             raise ConfigurationError(f"from_pretrained has no argument {unknown[0]!r}")
-        file = find_file(model_id, GRAPH_NAME, hub)
+        file, hub = find_graph(model_id, GRAPH_NAME, hub)
         if file is None:
             raise BackendError(_describe_absence(model_id, hub))
         weights, record = (find_file(model_id, name, hub) for name in (WEIGHTS_NAME, INC_CONFIG_NAME))
@@ -282,52 +282,6 @@ class INCQuaLAMiniLMForQuestionAnswering:
         if push_to_hub:
             self.push_to_hub(**({"repo_id": folder.name} | kwargs))
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        tokenizer: Any = None,
-        readme: str | None = None,
-        commit_message: str = "Upload QuaLA-MiniLM by Intel Neural Compressor",
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> Any:
-        """Upload the model in one commit. Files of the repository that have other names stay.
-
-        Args:
-            repo_id: Repository, made if it does not exist.
-            tokenizer: Tokenizer to upload along.
-            readme: Model card to upload along.
-            commit_message: Message of the commit.
-            private: Make a new repository private.
-            token: Access token; the stored one by default.
-            revision: Branch to commit to, made if it does not exist.
-            create_pr: Open a pull request instead.
-
-        Returns:
-            What `HfApi.create_commit` returns.
-        """
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None and not revision.startswith("refs/"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(folder)
-            if readme is not None:
-                (Path(folder) / "README.md").write_text(readme, encoding="utf-8")
-            # Not upload_folder, which may make several commits: a graph must not come without its weights.
-            return api.create_commit(
-                repo_id,
-                [CommitOperationAdd(file.name, file) for file in sorted(Path(folder).iterdir())],
-                commit_message=commit_message,
-                revision=revision,
-                create_pr=create_pr,
-            )
-
 
 def _check_graph(graph: fx.GraphModule, config: Any) -> None:
     if not isinstance(config, QuaLAMiniLMConfig):
@@ -348,7 +302,7 @@ def _check_graph(graph: fx.GraphModule, config: Any) -> None:
 
 def _describe_absence(model_id: str | Path, hub: dict[str, Any]) -> str:
     """Say what a model is instead, and how to go on."""
-    if find_file(model_id, IR_NAME, hub) is not None:
+    if find_graph(model_id, IR_NAME, hub)[0] is not None:
         return (
             f"{model_id} holds {IR_NAME}, a model for OpenVINO, and no {GRAPH_NAME}; load it with "
             "OVQuaLAMiniLMForQuestionAnswering"

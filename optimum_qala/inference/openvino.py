@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub import CommitOperationAdd, HfApi
 from numpy.typing import NDArray
 from transformers import AutoConfig
 from transformers.utils import logging
@@ -19,10 +18,10 @@ from optimum_qala.checkpoints import load_backbone
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.inference.buckets import Plan
+from optimum_qala.inference.files import find_file, find_graph
 from optimum_qala.inference.graph import (
     PRECISION_KEY,
     check_graph,
-    find_file,
     read_graph,
     retention_of,
 )
@@ -30,6 +29,7 @@ from optimum_qala.inference.sizes import find_idle_selections, plan_sizes, round
 from optimum_qala.models.budget_choice import UNPADDED, Conditions, choose_budget
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.conversion import HUB_ARGUMENTS
+from optimum_qala.models.hub import HubModel
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.quantization.configuration import (
     CONFIG_NAME,
@@ -52,7 +52,7 @@ __all__ = ["OVQuaLAMiniLMForQuestionAnswering"]
 logger = logging.get_logger(__name__)
 
 
-class OVQuaLAMiniLMForQuestionAnswering(OVSpanModel):
+class OVQuaLAMiniLMForQuestionAnswering(HubModel, OVSpanModel):
     """A QuaLA-MiniLM that OpenVINO runs. Calls take the same `budget` as the torch model's.
 
     The graph is compiled by the first call, and another one, without the layers that do not run, by the first call at
@@ -178,7 +178,7 @@ class OVQuaLAMiniLMForQuestionAnswering(OVSpanModel):
         """Load an exported model, or export a torch checkpoint and load that.
 
         Args:
-            model_id: Folder or repository id.
+            model_id: Folder or repository id. The graph may be in its sub-folder `openvino`.
             export: False loads `openvino_model.xml`; True exports the torch checkpoint, of a QuaLA-MiniLM or of a
                 plain BERT, RoBERTa or XLM-R, even if there is an exported model; None exports if there is none.
             config: Configuration to use instead of the stored one.
@@ -208,7 +208,7 @@ class OVQuaLAMiniLMForQuestionAnswering(OVSpanModel):
             "ov_config": ov_config,
         }
         options |= {"dynamic_shapes": dynamic_shapes, "compile": compile}
-        file = None if export else find_file(model_id, IR_NAME, hub)
+        file, beside = (None, hub) if export else find_graph(model_id, IR_NAME, hub)
         if file is None and export is False:
             raise BackendError(
                 f"{model_id} holds no {IR_NAME}; pass export=True to export its torch checkpoint, or quantize it first"
@@ -224,16 +224,16 @@ class OVQuaLAMiniLMForQuestionAnswering(OVSpanModel):
                 f"{sorted(kwargs)} cannot change {model_id}, which is exported already; pass export=True to export "
                 "its torch checkpoint anew"
             )
-        weights = find_file(model_id, str(Path(IR_NAME).with_suffix(".bin")), hub)
+        weights = find_file(model_id, str(Path(IR_NAME).with_suffix(".bin")), beside)
         if weights is None:
             raise CheckpointError(f"{model_id} holds {IR_NAME} without its .bin file; download or export it again")
-        quantization = find_file(model_id, CONFIG_NAME, hub)
+        quantization = find_file(model_id, CONFIG_NAME, beside)
         stored = None if quantization is None else OVQuaLAConfig.from_json_file(quantization)
         if stored is not None and (risk := describe_overflow_risk(stored.applied.get("overflow_fix"))):
             logger.warning(f"{model_id}: {risk}")
         if stored is not None and precision is None and PRECISION_KEY not in (ov_config or {}):
             options["precision"] = stored.precision
-        config = AutoConfig.from_pretrained(model_id, **hub) if config is None else config
+        config = AutoConfig.from_pretrained(model_id, **beside) if config is None else config
         return cls(read_graph(file), config, quantization=stored, model_save_dir=file.parent, **options)
 
     @classmethod
@@ -293,49 +293,3 @@ class OVQuaLAMiniLMForQuestionAnswering(OVSpanModel):
             self.quantization.save_pretrained(folder)
         if push_to_hub:
             self.push_to_hub(**({"repo_id": folder.name} | kwargs))
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        tokenizer: Any = None,
-        readme: str | None = None,
-        commit_message: str = "Upload QuaLA-MiniLM for OpenVINO",
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> Any:
-        """Upload the model in one commit. Files of the repository that have other names stay.
-
-        Args:
-            repo_id: Repository, made if it does not exist.
-            tokenizer: Tokenizer to upload along.
-            readme: Model card to upload along.
-            commit_message: Message of the commit.
-            private: Make a new repository private.
-            token: Access token; the stored one by default.
-            revision: Branch to commit to, made if it does not exist.
-            create_pr: Open a pull request instead.
-
-        Returns:
-            What `HfApi.create_commit` returns.
-        """
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None and not revision.startswith("refs/"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(folder)
-            if readme is not None:
-                (Path(folder) / "README.md").write_text(readme, encoding="utf-8")
-            # Not upload_folder, which may make several commits: the .xml must not come without its .bin.
-            return api.create_commit(
-                repo_id,
-                [CommitOperationAdd(file.name, file) for file in sorted(Path(folder).iterdir())],
-                commit_message=commit_message,
-                revision=revision,
-                create_pr=create_pr,
-            )

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering
 from optimum_qala._compat import require
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError, UnknownBudgetError
 from optimum_qala.inference.bucket_options import BucketOptions
-from optimum_qala.inference.graph import check_plain_graph, find_file, read_graph
+from optimum_qala.inference.files import find_file
+from optimum_qala.inference.graph import check_plain_graph, read_graph
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET, QuaLAMiniLMConfig
 from optimum_qala.models.conversion import HUB_ARGUMENTS
 from optimum_qala.quantization.configuration import IR_NAME

@@ -20,5 +20,9 @@ class UnknownBudgetError(ConfigurationError):
     """A budget name that the model does not carry."""
 
 
+class HubError(QuaLAError, OSError):
+    """The Hub refuses, lacks or does not answer what it was asked for; the message names the repository."""
+
+
 class CheckpointError(QuaLAError, ValueError):
     """A checkpoint is corrupt, foreign or does not match its tokenizer."""

@@ -15,8 +15,10 @@ from .configuration_quala_minilm import BACKBONE_POSITION_SCHEMES, QuaLAMiniLMCo
 from .conversion import HUB_ARGUMENTS, convert_config
 from .encoder import EncoderOutput, QuaLAMiniLMEncoder, Schedule
 from .errors import CheckpointError, ConfigurationError, LengthConfigError
+from .hub import HubModel
 from .layers import QuaLAMiniLMEmbeddings
 from .length_config import LengthConfig
+from .remote_code import RemoteCodeModel
 from .span_output import QuaLAQuestionAnsweringOutput, span_loss
 from .token_selection import find_tokens, is_tracing
 
@@ -24,7 +26,7 @@ from .token_selection import find_tokens, is_tracing
 SPAN_HEADS = "encoder.span_heads."  # in the names of their parameters
 
 
-class QuaLAMiniLMPreTrainedModel(PreTrainedModel):
+class QuaLAMiniLMPreTrainedModel(RemoteCodeModel, HubModel, PreTrainedModel):
     """Base class: loading, and the budget that applies where a call names none."""
 
     config_class = QuaLAMiniLMConfig
@@ -280,6 +282,8 @@ class QuaLAMiniLMModel(QuaLAMiniLMPreTrainedModel):
 
 class QuaLAMiniLMForQuestionAnswering(QuaLAMiniLMPreTrainedModel):
     """The encoder with a span head, which reads each token where it left the encoder."""
+
+    auto_class = "AutoModelForQuestionAnswering"
 
     def __init__(self, config: QuaLAMiniLMConfig) -> None:
         super().__init__(config)

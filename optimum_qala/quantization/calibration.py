@@ -71,6 +71,7 @@ def narrow_config(config: QuaLAMiniLMConfig, drop_layers: Sequence[int] | None) 
     """
     fields = config.to_dict()
     fields["drop_layers"] = None if drop_layers is None else sorted(drop_layers)
+    fields.pop("auto_map", None)  # names code of the torch model
     narrowed: QuaLAMiniLMConfig = QuaLAMiniLMConfig.from_dict(fields)
     return narrowed
 

@@ -31,6 +31,7 @@ from optimum_qala.training.auxiliary import AuxiliaryLosses
 from optimum_qala.training.compatibility import check_one_gpu, check_same_vocabulary
 from optimum_qala.training.evaluation import BudgetEvaluationTrainer
 from optimum_qala.training.grouping import LengthGroupingTrainer
+from optimum_qala.training.hub import HubTrainer
 from optimum_qala.training.pass_losses import LossLog, PassLoss, WeightedLoss
 from optimum_qala.training.sampling import (
     sample_exit_layer,
@@ -69,7 +70,7 @@ class _FullPass:
     trace: Trace
 
 
-class QuaLATrainer(LengthGroupingTrainer, BudgetEvaluationTrainer):
+class QuaLATrainer(HubTrainer, LengthGroupingTrainer, BudgetEvaluationTrainer):
     """Trains one model for every budget.
 
     Args:

@@ -7,15 +7,20 @@ time that they take.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
+import re
+import shutil
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel
 
 import optimum_qala
 from optimum_qala import QuaLAMiniLMForQuestionAnswering
@@ -42,17 +47,59 @@ def describe(model: Any, tokenizer: Any) -> dict[str, Any]:
         answers[budget] = answer.text
     return {
         "class": type(model).__name__,
+        "module": type(model).__module__,
         "budgets": model.config.budgets,
         "logits": logits,
         "answers": answers,
     }
 
 
-def push_torch(folder: str, repo_id: str, **options: Any) -> dict[str, Any]:
-    """Push a model and its tokenizer as transformers does."""
-    QuaLAMiniLMForQuestionAnswering.from_pretrained(folder).push_to_hub(repo_id, **options)
-    AutoTokenizer.from_pretrained(folder).push_to_hub(repo_id, **options)
+def push_torch(folder: str, repo_id: str, change: float = 0.0, **options: Any) -> dict[str, Any]:
+    """Push a model, with a change to its weights, and its tokenizer in one go."""
+    model = QuaLAMiniLMForQuestionAnswering.from_pretrained(folder)
+    with torch.no_grad():
+        model.qa_outputs.bias[0] += change
+    commit = model.push_to_hub(repo_id, tokenizer=AutoTokenizer.from_pretrained(folder), **options)
+    return {"commit": commit.oid}
+
+
+def push_without_waiting(**options: Any) -> dict[str, Any]:
+    """Push where the client does not wait between the tries of an upload."""
+    with mock.patch("huggingface_hub.utils._http.time.sleep"):
+        return push_torch(**options)
+
+
+def push_parts(folder: str, repo_id: str, token: str) -> dict[str, Any]:
+    """Push model and tokenizer each on its own, as transformers does."""
+    PreTrainedModel.push_to_hub(QuaLAMiniLMForQuestionAnswering.from_pretrained(folder), repo_id, token=token)
+    AutoTokenizer.from_pretrained(folder).push_to_hub(repo_id, token=token)
     return {}
+
+
+def train(folder: str, output: str, repo_id: str, token: str, revision: str | None = None) -> dict[str, Any]:
+    """Train for two steps with a checkpoint that is pushed on the way, and push the result."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    trainer = optimum_qala.QuaLATrainer(
+        QuaLAMiniLMForQuestionAnswering.from_pretrained(folder),
+        optimum_qala.QuaLATrainingArguments(
+            output_dir=output,
+            max_steps=2,
+            save_steps=1,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            push_to_hub=True,
+            hub_model_id=repo_id,
+            hub_token=token,
+            hub_revision=revision,
+        ),
+        train_dataset=[QARecord("q", QUESTION, CONTEXT, ("anna",), (0,))],
+        window_options=WindowOptions(max_length=64, doc_stride=16, max_question_length=32),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    commit = trainer.push_to_hub(tags=["tower"])
+    return {"commit": commit.oid, **describe(trainer.model.eval(), tokenizer)}
 
 
 def load_torch(repo_id: str, **options: Any) -> dict[str, Any]:
@@ -102,7 +149,37 @@ def load_openvino(repo_id: str, **options: Any) -> dict[str, Any]:
     """Load an exported model by repository id."""
     model = optimum_qala.OVQuaLAMiniLMForQuestionAnswering.from_pretrained(repo_id, **options)
     samples = None if model.quantization is None else model.quantization.num_samples
-    return {**describe(model, AutoTokenizer.from_pretrained(repo_id, **options)), "num_samples": samples}
+    return {**describe(model, load_root_tokenizer(repo_id, options)), "num_samples": samples}
+
+
+def push_inc(folder: str, tokenizer: str, repo_id: str, **options: Any) -> dict[str, Any]:
+    """Push a model that Intel Neural Compressor quantized."""
+    model = optimum_qala.INCQuaLAMiniLMForQuestionAnswering.from_pretrained(folder)
+    model.push_to_hub(repo_id, tokenizer=AutoTokenizer.from_pretrained(tokenizer), **options)
+    return describe(model, AutoTokenizer.from_pretrained(tokenizer))
+
+
+def load_inc(repo_id: str, **options: Any) -> dict[str, Any]:
+    """Load one by repository id."""
+    model = optimum_qala.INCQuaLAMiniLMForQuestionAnswering.from_pretrained(repo_id, **options)
+    return describe(model, load_root_tokenizer(repo_id, options))
+
+
+def load_root_tokenizer(repo_id: str, options: dict[str, Any]) -> Any:
+    """Load the tokenizer, which is at the root wherever the model is."""
+    return AutoTokenizer.from_pretrained(repo_id, **{**options, "subfolder": ""})
+
+
+def run_page(page: str, sources: dict[str, str], folder: str) -> dict[str, Any]:
+    """Run the Python of a page of the documentation in a folder with the models that it names."""
+    for name, source in sources.items():
+        shutil.copytree(source, Path(folder) / name)
+    export(sources["searched"]).save_pretrained(Path(folder) / "int8")
+    namespace: dict[str, Any] = {"__name__": "docs"}
+    with contextlib.chdir(folder):
+        for code in re.findall(r"^```python\n(.*?)^```$", Path(page).read_text(encoding="utf-8"), re.M | re.S):
+            exec(compile(code, page, "exec"), namespace)
+    return {"classes": sorted({type(namespace[name]).__name__ for name in ("int8", "by_inc", "model")})}
 
 
 def load_for_command(repo_id: str) -> dict[str, Any]:
@@ -114,7 +191,20 @@ def load_for_command(repo_id: str) -> dict[str, Any]:
 
 STEPS = {
     function.__name__: function
-    for function in (push_torch, load_torch, load_plain, push_openvino, load_openvino, load_for_command)
+    for function in (
+        push_torch,
+        push_without_waiting,
+        push_parts,
+        train,
+        load_torch,
+        load_plain,
+        push_openvino,
+        load_openvino,
+        push_inc,
+        load_inc,
+        run_page,
+        load_for_command,
+    )
 }
 
 

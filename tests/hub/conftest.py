@@ -16,15 +16,22 @@ import pytest
 import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
+from optimum_qala._compat import is_available
+from optimum_qala.question_answering.records import QARecord
+from optimum_qala.question_answering.windows import WindowOptions
 from tests.conftest import tiny_config
+from tests.hub.client import CONTEXT, QUESTION
 from tests.hub_server import HubServer
 
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "how_to" / "share_on_the_hub.md"
 CARD = "---\nlicense: apache-2.0\n---\nA card.\n"
 WRITER, READER, STRANGER = "hf_writer", "hf_reader", "hf_stranger"
+HAS_INC = is_available("neural-compressor")
 HAS_OPENVINO = all(importlib.util.find_spec(name) for name in ("openvino", "optimum.intel"))
 BUDGETS = {"fast": {"retention": [1.0, 0.7, 0.5, 0.3], "macs": 12345}}
+INC_BUDGETS = {"fast": {**BUDGETS["fast"], "f1": 61.0}}  # what quantizing measured
 
 Step = tuple[str, str, dict[str, Any]]  # label, function of client.py, arguments
 Results = dict[str, dict[str, Any]]
@@ -45,13 +52,13 @@ def client(hub) -> Callable[..., Results]:
         if not name.startswith(("HF_", "HUGGING", "TRANSFORMERS_")) and not name.lower().endswith("_proxy")
     }
 
-    def run(home: Path, *steps: Step, **environment: str) -> Results:
+    def run(home: Path, *steps: Step, module: str = "client", **environment: str) -> Results:
         done = subprocess.run(
-            [sys.executable, "-m", "tests.hub.client"],
+            [sys.executable, "-m", f"tests.hub.{module}"],
             input=json.dumps(steps),
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=500,
             cwd=ROOT,
             env={
                 **inherited,
@@ -59,6 +66,7 @@ def client(hub) -> Callable[..., Results]:
                 "HF_ENDPOINT": hub.endpoint,
                 "HF_HOME": str(home),
                 "HF_HUB_DISABLE_TELEMETRY": "1",
+                "HF_HUB_DISABLE_XET": "1",
                 "HF_HUB_DISABLE_PROGRESS_BARS": "1",
                 "OMP_NUM_THREADS": "1",
                 **environment,
@@ -80,6 +88,22 @@ def model_folder(tmp_path_factory, _tiny_model, tiny_tokenizer) -> Path:
     tiny_tokenizer.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"budgets": BUDGETS}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def inc_folder(tmp_path_factory, _tiny_model, tiny_tokenizer) -> Path:
+    """The same model in int8 by Intel Neural Compressor, with a score of its own."""
+    folder = tmp_path_factory.mktemp("inc") / "int8"
+    if HAS_INC:
+        from optimum_qala import INCQuaLAConfig, INCQuaLAQuantizer
+
+        record = QARecord("q", QUESTION, CONTEXT, ("anna",), (0,))
+        INCQuaLAQuantizer(copy.deepcopy(_tiny_model), tiny_tokenizer).quantize(
+            [record], folder, config=INCQuaLAConfig(num_samples=1), window_options=WindowOptions.for_max_length(64)
+        )
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps(config | {"budgets": INC_BUDGETS}), encoding="utf-8")
     return folder
 
 
@@ -107,6 +131,7 @@ def bert_repository(tmp_path_factory, hub, bert, tiny_tokenizer) -> str:
     tokenizer.save_pretrained(folders["v2"])
     for branch, folder in folders.items():
         hub.add("org/bert", folder, branch=branch, private=True)
+    hub.add("org/gated", folders["main"], gated=True)
     hub.add("org/secret", folders["main"], private=True)
     return "org/bert"
 
@@ -115,18 +140,84 @@ def openvino_steps(*steps: Step) -> tuple[Step, ...]:
     return steps if HAS_OPENVINO else ()
 
 
+def inc_steps(*steps: Step) -> tuple[Step, ...]:
+    return steps if HAS_INC else ()
+
+
 @pytest.fixture(scope="session")
-def pushed(tmp_path_factory, client, model_folder) -> Results:
+def pushed(tmp_path_factory, hub, client, model_folder, inc_folder) -> Results:
     """What the process that pushes reports."""
     folder = {"folder": str(model_folder)}
     torch_repository, openvino_repository = {**folder, "repo_id": "org/quala"}, {**folder, "repo_id": "org/quala-int8"}
     everything = {"token": WRITER, "with_tokenizer": True, "private": True, "readme": CARD}
+    all_of_them = {"repo_id": "org/all", "token": WRITER}
+    again = {**folder, "repo_id": "org/again", "token": WRITER}
+    broken = {**folder, "repo_id": "org/broken", "token": WRITER, "change": 2.0}
+    hub.breaks = {"PUT /org/broken/lfs/": 6, "POST /api/models/org/broken/commit/": 1}  # one try and five more
     return client(
         tmp_path_factory.mktemp("pushing"),
         ("torch", "push_torch", {**torch_repository, "token": WRITER}),
+        ("in parts", "push_parts", {**folder, "repo_id": "org/parts", "token": WRITER}),
         ("no token", "push_torch", {**torch_repository, "token": False}),
         ("unknown token", "push_torch", {**torch_repository, "token": STRANGER}),
         ("read token", "push_torch", {**torch_repository, "token": READER}),
+        ("all: torch", "push_torch", {**folder, **all_of_them, "private": True, "readme": CARD, "remote_code": True}),
+        *openvino_steps(("all: openvino", "push_openvino", {**folder, **all_of_them, "subfolder": "openvino"})),
+        *inc_steps(
+            (
+                "all: inc",
+                "push_inc",
+                {
+                    "folder": str(inc_folder),
+                    "tokenizer": str(model_folder),
+                    **all_of_them,
+                    "subfolder": "inc",
+                    "commit_description": "By INC.",
+                },
+            ),
+        ),
+        *(
+            [
+                (
+                    "page",
+                    "run_page",
+                    {
+                        "page": str(PAGE),
+                        "folder": str(tmp_path_factory.mktemp("page")),
+                        "sources": {"searched": str(model_folder), "by-inc": str(inc_folder)},
+                    },
+                )
+            ]
+            if HAS_INC and HAS_OPENVINO
+            else []
+        ),
+        ("again, first", "push_torch", {**again, "readme": CARD}),
+        ("again, the same", "push_torch", {**again, "commit_message": "Nothing new"}),
+        ("again, changed", "push_torch", {**again, "change": 1.0, "tags": ["tower"]}),
+        ("broken upload", "push_without_waiting", broken),
+        ("broken commit", "push_without_waiting", broken),
+        ("after the break", "push_without_waiting", broken),
+        (
+            "trained",
+            "train",
+            {
+                **folder,
+                "output": str(tmp_path_factory.mktemp("trained") / "out"),
+                "repo_id": "org/trained",
+                "token": WRITER,
+                "revision": "runs",
+            },
+        ),
+        (
+            "trained, unknown token",
+            "train",
+            {
+                **folder,
+                "output": str(tmp_path_factory.mktemp("refused") / "out"),
+                "repo_id": "org/trained",
+                "token": STRANGER,
+            },
+        ),
         *openvino_steps(
             ("openvino", "push_openvino", {**openvino_repository, **everything}),
             (
@@ -137,6 +228,7 @@ def pushed(tmp_path_factory, client, model_folder) -> Results:
             ("openvino as a pull request", "push_openvino", {**torch_repository, "token": WRITER, "create_pr": True}),
             ("openvino with a read token", "push_openvino", {**torch_repository, "token": READER}),
         ),
+        HF_TOKEN=WRITER,
     )
 
 
@@ -156,6 +248,16 @@ def loaded(client, cache, pushed, bert_repository) -> Results:
         ("plain", "load_plain", {"repo_id": bert_repository, "revision": "v2", "token": READER}),
         ("plain, missing tokenizer", "load_plain", {"repo_id": bert_repository, "token": READER}),
         ("missing repository", "load_torch", missing),
+        ("all: torch", "load_torch", {"repo_id": "org/all", "token": READER, "trust_remote_code": True}),
+        ("again", "load_torch", {"repo_id": "org/again"}),
+        ("after the break", "load_torch", {"repo_id": "org/broken"}),
+        ("trained", "load_torch", {"repo_id": "org/trained", "revision": "runs"}),
+        ("gated", "load_torch", {"repo_id": "org/gated", "token": READER}),
+        *inc_steps(
+            ("all: inc", "load_inc", {"repo_id": "org/all", "token": READER}),
+            ("inc, missing revision", "load_inc", {"repo_id": "org/quala", "revision": "v9"}),
+            ("inc, none there", "load_inc", {"repo_id": "org/quala"}),
+        ),
         ("missing revision", "load_torch", {"repo_id": "org/quala", "revision": "v9"}),
         ("no token", "load_plain", {"repo_id": "org/secret"}),
         ("unknown token", "load_plain", {"repo_id": "org/secret", "token": STRANGER}),
@@ -163,6 +265,15 @@ def loaded(client, cache, pushed, bert_repository) -> Results:
             ("openvino", "load_openvino", {"repo_id": "org/quala-int8", "token": READER}),
             ("openvino on a branch", "load_openvino", {"repo_id": "org/quala", "revision": "openvino"}),
             ("openvino from torch", "load_openvino", {"repo_id": "org/quala"}),
+            ("all: openvino", "load_openvino", {"repo_id": "org/all", "token": READER, "revision": "main"}),
+            ("all: here", "load_openvino", {"repo_id": "org/all", "token": READER, "cache_dir": str(cache / "here")}),
+            (
+                "all: cached",
+                "load_openvino",
+                {"repo_id": "org/all", "cache_dir": str(cache / "here"), "local_files_only": True},
+            ),
+            ("all: root", "load_openvino", {"repo_id": "org/all", "token": READER, "subfolder": ""}),
+            ("openvino, gated", "load_openvino", {"repo_id": "org/gated", "token": READER}),
             ("openvino, missing repository", "load_openvino", missing),
             ("openvino, unknown token", "load_openvino", {"repo_id": "org/secret", "token": STRANGER}),
             ("command", "load_for_command", {"repo_id": "org/quala"}),
@@ -171,17 +282,37 @@ def loaded(client, cache, pushed, bert_repository) -> Results:
 
 
 @pytest.fixture(scope="session")
-def offline(client, cache, hub, loaded) -> Results:
+def offline(client, cache, loaded, model_folder) -> Results:
     """What a process that must not use the network reports, after another one has filled the cache."""
     return client(
         cache,
         ("torch", "load_torch", {"repo_id": "org/quala"}),
         ("plain", "load_plain", {"repo_id": "org/bert", "revision": "v2"}),
+        ("all: torch", "load_torch", {"repo_id": "org/all"}),
         ("never loaded", "load_torch", {"repo_id": "org/secret"}),
+        ("push", "push_torch", {"folder": str(model_folder), "repo_id": "org/quala", "token": WRITER}),
+        *inc_steps(("all: inc", "load_inc", {"repo_id": "org/all"})),
         *openvino_steps(
             ("openvino", "load_openvino", {"repo_id": "org/quala-int8"}),
+            ("all: openvino", "load_openvino", {"repo_id": "org/all"}),
             ("openvino, never loaded", "load_openvino", {"repo_id": "org/secret"}),
             ("command", "load_for_command", {"repo_id": "org/quala-int8"}),
         ),
         HF_HUB_OFFLINE="1",
     )
+
+
+@pytest.fixture(scope="session")
+def without_package(tmp_path_factory, client, pushed) -> Results:
+    """What a process reports in which optimum_qala cannot be imported."""
+    steps = [
+        ("torch", "load", {"repo_id": "org/all", "token": READER}),
+        ("encoder", "load_encoder", {"repo_id": "org/all", "token": READER}),
+        (
+            "saved again",
+            "save_and_load",
+            {"repo_id": "org/all", "token": READER, "folder": str(tmp_path_factory.mktemp("saved"))},
+        ),
+        ("no code", "load", {"repo_id": "org/quala"}),
+    ]
+    return client(tmp_path_factory.mktemp("stranger"), *steps, module="stranger")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -183,37 +182,6 @@ def test_saving_without_the_files_says_so(folder, tmp_path):
         model.save_pretrained(tmp_path / "saved")
 
 
-def test_push_is_one_commit_of_all_files(model, tiny_tokenizer, monkeypatch):
-    calls = {}
-
-    class Api:
-        def __init__(self, token):
-            calls["token"] = token
-
-        def create_repo(self, repo_id, **options):
-            calls["repo"] = repo_id, options
-            return SimpleNamespace(repo_id=f"org/{repo_id}")
-
-        def create_branch(self, repo_id, branch, exist_ok):
-            calls["branch"] = branch
-
-        def create_commit(self, repo_id, operations, **options):
-            calls["files"] = {operation.path_in_repo for operation in operations}
-            calls["commit"] = repo_id, options
-            return "committed"
-
-    monkeypatch.setattr(inc, "HfApi", Api)
-    options = {"tokenizer": tiny_tokenizer, "readme": "card", "private": True, "token": "secret", "revision": "next"}
-    assert model.push_to_hub("int8", **options) == "committed"
-    files = {"config.json", "inc_config.json", "inc_graph.json", "inc_weights.safetensors", "README.md"}
-    assert files | {"tokenizer.json", "tokenizer_config.json"} == calls["files"]
-    assert calls["token"] == "secret"
-    assert calls["repo"] == ("int8", {"private": True, "exist_ok": True})
-    assert calls["branch"] == "next"
-    assert calls["commit"][0] == "org/int8"
-    assert calls["commit"][1]["revision"] == "next"
-
-
 def test_mode_and_device_are_those_of_a_cpu_model(model):
     """Modules that Intel Neural Compressor loads refuse `.eval()`."""
     assert model.eval() is model
@@ -278,6 +246,15 @@ class TestLoading:
     def copy(self, folder, tmp_path):
         shutil.copytree(folder, tmp_path / "copy")
         return tmp_path / "copy"
+
+    def test_sub_folder_for_the_back_end_is_found(self, model, copy, tmp_path):
+        (tmp_path / "all").mkdir()
+        copy.rename(tmp_path / "all" / "inc")
+        nested = INCQuaLAMiniLMForQuestionAnswering.from_pretrained(tmp_path / "all")
+        batch = batch_of(0, 2, 20, model)
+        torch.testing.assert_close(nested(**batch).start_logits, model(**batch).start_logits)
+        with pytest.raises(BackendError, match="all holds no inc_graph.json"):
+            INCQuaLAMiniLMForQuestionAnswering.from_pretrained(tmp_path / "all", subfolder="")
 
     @pytest.mark.parametrize("name", ["inc_weights.safetensors", "inc_config.json"])
     def test_missing_file_is_named(self, copy, name):
