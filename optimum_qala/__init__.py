@@ -14,7 +14,7 @@ from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering, QuaLAMiniLMModel
 from optimum_qala.question_answering.pipeline import QuestionAnsweringPipeline
-from optimum_qala.registration import register_auto_classes, register_pipeline
+from optimum_qala.registration import register_auto_classes, register_card_writer, register_pipeline
 from optimum_qala.version import __version__
 
 
@@ -61,6 +61,7 @@ __all__ = [
 
 register_auto_classes()
 register_pipeline()
+register_card_writer()
 
 
 def __getattr__(name: str) -> Any:

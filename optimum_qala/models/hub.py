@@ -38,19 +38,17 @@ tags:
 A QuaLA-MiniLM for question answering: `pip install optimum-qala` to load it and to choose a budget in each call.
 """
 
-# The folder that is about to be pushed, the repository id, the card that the repository has ("" if none) -> new card.
-CardWriter = Callable[[Path, str, str], str]
+# The folder that is about to be pushed, and the repository id -> the card.
+CardWriter = Callable[[Path, str], str]
 _card_writer: CardWriter | None = None
 
 
 def set_card_writer(writer: CardWriter | None) -> None:
-    """Choose what writes the model card of a push that is given none.
+    """Choose what writes the model card of a push, where neither the caller, the folder nor the repository has one.
 
     Args:
         writer: Gets the folder that is about to be pushed, which has the layout of the repository and lacks what
-            other pushes put there, the repository id, and the text of the card that the repository has, "" if there
-            is none; returns the new text. None keeps the card of the folder or the repository, and writes one of a
-            few lines where there is none.
+            other pushes put there, and the repository id; returns the text. None writes a card of a few lines.
     """
     global _card_writer
     _card_writer = writer
@@ -99,7 +97,8 @@ class HubModel:
         Args:
             repo_id: Repository, made if it does not exist.
             tokenizer: Tokenizer to upload along, to the root of the repository.
-            readme: Model card to upload along; by default the one that the repository has, or a new one.
+            readme: Model card to upload along; by default the one that the repository has, or a new one of what was
+                measured.
             subfolder: Folder of the repository for the model; the root if None. `from_pretrained` looks into
                 "openvino" and "inc" by itself.
             commit_message: Message of the commit.
@@ -165,7 +164,7 @@ def push_folder(
         repo_id: As in `HubModel.push_to_hub`, like everything below.
         commit_message: Message of the commit.
         commit_description: More about it.
-        readme: Model card; by default `set_card_writer` decides.
+        readme: Model card; by default the folder's own, that of the repository, or a new one of what was measured.
         tags: Tags to add to the card.
         private: Make a new repository private.
         token: Access token.
@@ -214,15 +213,19 @@ def _read_card(api: HfApi, repo_id: str, revision: str | None) -> str:
 
 
 def _choose_card(folder: Path, readme: str | None, stored: str, repo_id: str) -> str:
-    """Return the card to push: the one given, the card writer's, the folder's own, the repository's or a new one."""
+    """Return the card to push: the one given, the folder's own, the repository's, or a new one."""
     if readme is not None:
         return readme
-    if _card_writer is not None:
-        return _card_writer(folder, repo_id, stored)
     own = folder / CARD_NAME
     if own.is_file():
         return own.read_text(encoding="utf-8")
-    return stored or DEFAULT_CARD.format(name=repo_id.rpartition("/")[2])
+    if stored:
+        return stored
+    return (_card_writer or _default_card)(folder, repo_id)
+
+
+def _default_card(folder: Path, repo_id: str) -> str:
+    return DEFAULT_CARD.format(name=repo_id.rpartition("/")[2])
 
 
 def _add_tags(text: str, tags: Sequence[str] | None) -> str:

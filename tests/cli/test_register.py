@@ -89,6 +89,7 @@ IN_WORDS = {
     "full",
     "half a window",
     "half of them",
+    "any",
     "if known",
     "macs",
     "random weights",

@@ -49,6 +49,7 @@ def commits(monkeypatch):
             made.append({"repo": repo_id, "token": self.token, "files": files, **options})
 
     monkeypatch.setattr(hub, "HfApi", Api)
+    monkeypatch.setattr(hub, "_card_writer", None)  # it reads models, of which there are none here
     made.append(Api)
     return made
 
@@ -122,19 +123,29 @@ class TestCard:
         card = commits[-1]["files"]["README.md"]
         assert card == "---\nlicense: mit\ntags:\n- b\n- a\n---\nof a user"
 
-    def test_card_writer_sees_the_folder_and_the_card_of_the_repository(self, tmp_path, commits):
+    @pytest.fixture
+    def written(self, commits):
+        """What the card writer got."""
+        seen = []
+        set_card_writer(lambda folder, repo_id: seen.append((sorted(folder.iterdir()), repo_id)) or "measured")
+        return seen
+
+    def test_card_is_written_where_there_is_none(self, tmp_path, commits, written):
+        (tmp_path / "config.json").write_text("{}")
+        self.push(tmp_path)
+        assert written == [([tmp_path / "config.json"], "org/model")]
+        assert commits[-1]["files"]["README.md"] == "measured"
+
+    def test_card_that_is_there_is_not_written_again(self, tmp_path, commits, written):
         commits[0].card = tmp_path / "stored"
         commits[0].card.write_text("of a user")
-        seen = []
-        set_card_writer(lambda folder, *given: seen.append((sorted(folder.iterdir()), *given)) or "measured")
-        try:
-            (tmp_path / "pushed").mkdir()
-            (tmp_path / "pushed" / "config.json").write_text("{}")
-            self.push(tmp_path / "pushed")
-        finally:
-            set_card_writer(None)
-        assert seen == [([tmp_path / "pushed" / "config.json"], "org/model", "of a user")]
-        assert commits[-1]["files"]["README.md"] == "measured"
+        (tmp_path / "pushed").mkdir()
+        self.push(tmp_path / "pushed")
+        assert commits[-1]["files"]["README.md"] == "of a user"
+        (tmp_path / "pushed" / "README.md").write_text("of the folder")
+        self.push(tmp_path / "pushed")
+        assert commits[-1]["files"]["README.md"] == "of the folder"
+        assert written == []
 
     def test_card_that_cannot_be_read_is_not_replaced(self, tmp_path, commits):
         commits[0].card = hub_client.LocalEntryNotFoundError("no connection")
