@@ -123,7 +123,8 @@ def test_wheel_holds_every_file_once(wheel):
     }
     shipped = {path.relative_to(wheel).as_posix() for path in wheel.rglob("*") if path.is_file()}
     code = {name for name in shipped if not re.match(r"[^/]+\.dist-info/", name)}
-    assert code == source | {REGISTER, "optimum/commands/register/_qala_flags.py"}
+    beside = {f"optimum/commands/register/_qala_{name}.py" for name in ("flags", "students")}
+    assert code == source | {REGISTER} | beside
 
 
 def test_wheel_carries_the_licence(wheel):

@@ -52,7 +52,7 @@ def test_quickstart_has_two_commands_of_one_line():
     first, second = headline_commands()
     assert first.endswith("optimum-cli qala quickstart")
     assert "\n" not in first
-    assert second == ".venv/bin/python -m pytest"
+    assert second == ".venv/bin/python -m pytest -n logical --dist loadfile"
 
 
 def test_commands_make_what_they_say(after_the_readme):
