@@ -255,7 +255,12 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, BudgetEvaluationTrainer):
         pass_loss = PassLoss(output.loss)
         if self.teacher is not None:
             features = {name: value for name, value in inputs.items() if name not in _LABELS}
-            with torch.no_grad(), self.auxiliary.record_teacher(self.teacher, mask) as teacher_trace:
+            # The Trainer puts mixed precision around the forward of the model that it trains, and around no other.
+            with (
+                torch.no_grad(),
+                self.accelerator.autocast(),
+                self.auxiliary.record_teacher(self.teacher, mask) as teacher_trace,
+            ):
                 taught = self.teacher(**features)
             distilled = self._divergence((taught.start_logits, taught.end_logits), logits, inputs)
             weight = self.args.teacher_weight

@@ -304,6 +304,18 @@ def test_bf16_trains_with_finite_losses(
     assert all(torch.isfinite(value).all() for value in tiny_model.state_dict().values())
 
 
+@pytest.mark.parametrize(("bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_teacher_runs_in_the_precision_of_the_training(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord], teacher: Any, bf16: bool, dtype: Any
+) -> None:
+    dtypes = []
+    teacher.bert.encoder.layer[0].intermediate.dense.register_forward_hook(
+        lambda _module, _inputs, output: dtypes.append(output.dtype)
+    )
+    make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, max_steps=1, bf16=bf16, teacher=teacher).train()
+    assert set(dtypes) == {dtype}
+
+
 def test_training_without_sub_models_says_so(
     tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
