@@ -57,7 +57,7 @@ losses() {
     local options="--token_scoring answer --drop_layers 3 4 5 --drop_ratio_bound 0.7 --smallest_sub_model false \
         --min_exit_layer 3 --deep_supervision_weight 2 --learning_rate 1e-4"
     for seed in ${SEEDS:-1}; do
-        for name in none hidden_states=1 attention_outputs=1 attention_scores=0.1 attention_maps=1 relations=1 mi_alpha=0.1; do
+        for name in none hidden_states=1 attention_outputs=1 attention_scores=0.1 attention_maps=1 relations=1 mutual_information=0.1; do
             local extra=""
             [ "$name" = none ] || extra="--sub_model_auxiliary_losses $name"
             # shellcheck disable=SC2086

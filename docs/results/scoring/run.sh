@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Reproduces the comparison of token scores: one training each, alike but for the score, then F1 and survival.
-# Usage: docs/results/scoring/run.sh PLAIN DATA WORK
-# PLAIN is a fine-tuned MiniLM, DATA holds train.json and validation.json. Results go to docs/results/scoring/raw.
+# Usage: docs/results/scoring/run.sh PLAIN DATA WORK [TRAINED]
+# PLAIN is a fine-tuned MiniLM, DATA holds train.json and validation.json, TRAINED is the model of the tenth entry of the
+# latency notebook. Results go to docs/results/scoring/raw.
 set -euo pipefail
 
 plain=$1 data=$2 work=$3
@@ -20,4 +21,7 @@ for score in attention question answer; do
 done
 python "$here/compare.py" "$raw/validation.json" "$data/validation.json" answer="$work/answer" \
     question="$work/question" attention="$work/attention"
+if [ $# -gt 3 ]; then
+    python "$here/same_model.py" "$4" "$data/validation.json" "$raw/same-model.json"
+fi
 sed -i "s#$data#DATA#g; s#$work#WORK#g; s#$plain#PLAIN#g" "$raw"/*.json  # whose machine it was is nobody's business

@@ -33,6 +33,4 @@ trial skew --divergence skew
 trial labels --sub_model_label_weight 0.5
 trial temperature --temperature 2
 trial sandwich --smallest_sub_model true
-trial bound --drop_ratio_bound 0.4
-trial teacher --teacher_name_or_path "$plain" --teacher_weight 0.5
 sed -i "s#$data#DATA#g; s#$work#WORK#g; s#$plain#PLAIN#g" "$raw"/*.json  # whose machine it was is nobody's business
