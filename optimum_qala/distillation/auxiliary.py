@@ -11,6 +11,7 @@ from torch import Tensor
 from optimum_qala.errors import ConfigurationError
 
 from .attention import attention_map_kl, attention_score_mse, attention_scores
+from .mutual_information import ContrastOptions, mutual_information_loss
 from .relations import mean_relation_kl, relation_kl
 from .states import state_mse
 from .traces import COLUMN_PARTS, EMBEDDINGS, ROW_PARTS, LayerTrace
@@ -34,6 +35,22 @@ class HeadCounts:
 
 
 @dataclass(frozen=True)
+class LossOptions:
+    """What losses are told besides the traces.
+
+    Args:
+        heads: Heads that they split widths into.
+        contrast: How they tell tokens from each other.
+    """
+
+    heads: HeadCounts
+    contrast: ContrastOptions = ContrastOptions()
+
+
+Compute = Callable[[LayerTrace, LayerTrace, LossOptions], Tensor]
+
+
+@dataclass(frozen=True)
 class AuxiliaryLoss:
     """A loss on what a layer computes.
 
@@ -43,14 +60,16 @@ class AuxiliaryLoss:
         parts: What it reads of a trace.
         scope: Layers of the student that it acts on, one of `SCOPES`.
         projected: The student's only part is projected to the teacher's width where the widths differ.
+        critic: The only part of both is projected to a common width, whatever theirs, by matrices that are learned.
         needs_same_heads: It compares attention heads one by one.
         uses_relation_heads: It splits widths into relation heads.
     """
 
-    compute: Callable[[LayerTrace, LayerTrace, HeadCounts], Tensor]
+    compute: Compute
     parts: tuple[str, ...]
     scope: str = "all"
     projected: bool = False
+    critic: bool = False
     needs_same_heads: bool = False
     uses_relation_heads: bool = False
 
@@ -72,8 +91,8 @@ def register_auxiliary_loss(name: str, loss: AuxiliaryLoss) -> None:
         loss: The loss.
 
     Raises:
-        ConfigurationError: If the name is taken or not legal, or the loss names an unknown part or scope, or is
-            projected and reads more than one part.
+        ConfigurationError: If the name is taken or not legal, or the loss names an unknown part or scope, is projected
+            in two ways, or is projected and reads more than one part.
     """
     if name in AUXILIARY_LOSSES:
         raise ConfigurationError(f"auxiliary loss {name!r} is registered already")
@@ -85,7 +104,9 @@ def register_auxiliary_loss(name: str, loss: AuxiliaryLoss) -> None:
         )
     if loss.scope not in SCOPES:
         raise ConfigurationError(f"scope {loss.scope!r} of auxiliary loss {name!r} is not in {SCOPES}")
-    if loss.projected and len(loss.parts) != 1:
+    if loss.projected and loss.critic:
+        raise ConfigurationError(f"auxiliary loss {name!r} is projected by its critic; leave projected out")
+    if (loss.projected or loss.critic) and len(loss.parts) != 1:
         raise ConfigurationError(f"auxiliary loss {name!r} is projected, so it must read one part, not {loss.parts}")
     AUXILIARY_LOSSES[name] = loss
 
@@ -132,15 +153,15 @@ def _split(field: str, text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _states(part: str) -> Callable[[LayerTrace, LayerTrace, HeadCounts], Tensor]:
+def _states(part: str) -> Compute:
     return lambda teacher, student, _: state_mse(teacher.states[part], student.states[part], student.rows.valid)
 
 
-def _attention(loss: Callable[..., Tensor]) -> Callable[[LayerTrace, LayerTrace, HeadCounts], Tensor]:
-    def compute(teacher: LayerTrace, student: LayerTrace, heads: HeadCounts) -> Tensor:
+def _attention(loss: Callable[..., Tensor]) -> Compute:
+    def compute(teacher: LayerTrace, student: LayerTrace, options: LossOptions) -> Tensor:
         masks = (student.rows.valid, student.columns.valid)
         scores = (
-            attention_scores(trace.states["queries"], trace.states["keys"], *masks, heads.attention)
+            attention_scores(trace.states["queries"], trace.states["keys"], *masks, options.heads.attention)
             for trace in (teacher, student)
         )
         return loss(*scores, *masks)
@@ -148,16 +169,23 @@ def _attention(loss: Callable[..., Tensor]) -> Callable[[LayerTrace, LayerTrace,
     return compute
 
 
-def _relations(teacher: LayerTrace, student: LayerTrace, heads: HeadCounts) -> Tensor:
+def _relations(teacher: LayerTrace, student: LayerTrace, options: LossOptions) -> Tensor:
     parts = ("queries", "keys", "values")
     taught, learned = (tuple(trace.states[part] for part in parts) for trace in (teacher, student))
-    return mean_relation_kl(taught, learned, tuple(student.places(part).valid for part in parts), heads.relation)
+    masks = tuple(student.places(part).valid for part in parts)
+    return mean_relation_kl(taught, learned, masks, options.heads.relation)
 
 
-def _minilm(teacher: LayerTrace, student: LayerTrace, heads: HeadCounts) -> Tensor:
+def _minilm(teacher: LayerTrace, student: LayerTrace, options: LossOptions) -> Tensor:
     """L_AT + L_VR of MiniLM (arXiv 2002.10957, section 3), whose relation heads are the attention heads."""
-    values = relation_kl(teacher.states["values"], student.states["values"], student.columns.valid, heads.attention)
-    return _attention(attention_map_kl)(teacher, student, heads) + values
+    taught, learned = (trace.states["values"] for trace in (teacher, student))
+    value_loss = relation_kl(taught, learned, student.columns.valid, options.heads.attention)
+    return _attention(attention_map_kl)(teacher, student, options) + value_loss
+
+
+def _mutual_information(teacher: LayerTrace, student: LayerTrace, options: LossOptions) -> Tensor:
+    taught, learned = (trace.states["hidden_states"] for trace in (teacher, student))
+    return mutual_information_loss(taught, learned, student.rows.valid, options.contrast)
 
 
 _SCORED = ("queries", "keys")
@@ -168,6 +196,7 @@ for _name, _loss in {
     "attention_scores": AuxiliaryLoss(_attention(attention_score_mse), _SCORED, needs_same_heads=True),
     "attention_maps": AuxiliaryLoss(_attention(attention_map_kl), _SCORED, needs_same_heads=True),
     "minilm": AuxiliaryLoss(_minilm, (*_SCORED, "values"), scope="last", needs_same_heads=True),
+    "mutual_information": AuxiliaryLoss(_mutual_information, ("hidden_states",), critic=True),
     "relations": AuxiliaryLoss(_relations, (*_SCORED, "values"), scope="last", uses_relation_heads=True),
 }.items():
     register_auxiliary_loss(_name, _loss)
@@ -178,6 +207,7 @@ __all__ = [
     "SCOPES",
     "AuxiliaryLoss",
     "HeadCounts",
+    "LossOptions",
     "parse_loss_weights",
     "register_auxiliary_loss",
 ]

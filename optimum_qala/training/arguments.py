@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from optimum_qala.distillation.auxiliary import parse_loss_weights
 from optimum_qala.distillation.divergences import check_divergence
+from optimum_qala.distillation.mutual_information import ContrastOptions
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.training.recipe import load_recipe, override, save_recipe
 
@@ -86,6 +87,14 @@ class QuaLATrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Relation heads of the loss 'relations'; as many as attention heads if not given."},
     )
+    mutual_information_alpha: float = field(
+        default=ContrastOptions.alpha,
+        metadata={"help": "Bound of the loss 'mutual_information': from 0, NWJ, to 1, InfoNCE."},
+    )
+    mutual_information_tokens: int = field(
+        default=ContrastOptions.max_tokens,
+        metadata={"help": "Most tokens of a batch that the loss 'mutual_information' compares with each other."},
+    )
     eval_budgets: list[str] = field(
         default_factory=list,
         metadata={"help": "Budgets besides full length to evaluate at: names or ratios such as 1,1,0.8,0.8,0.5,0.5."},
@@ -100,6 +109,7 @@ class QuaLATrainingArguments(TrainingArguments):
                 f"eval_budgets {self.eval_budgets!r} is one text; give a list, such as [{self.eval_budgets!r}]"
             )
         check_divergence(self.divergence, self.temperature, self.skew)
+        ContrastOptions(self.mutual_information_alpha, self.mutual_information_tokens)  # checks both
         self._check_ranges()
         for name in ("auxiliary_losses", "sub_model_auxiliary_losses"):
             setattr(self, name, parse_loss_weights(name, getattr(self, name)))

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optimum_qala.distillation.auxiliary import AUXILIARY_LOSSES, HeadCounts, parse_loss_weights
+from optimum_qala.distillation.auxiliary import AUXILIARY_LOSSES, HeadCounts, LossOptions, parse_loss_weights
 from optimum_qala.distillation.layer_map import check_layer_map, uniform_layer_map
+from optimum_qala.distillation.mutual_information import ContrastOptions
 from optimum_qala.distillation.traces import (
     EMBEDDINGS,
     LayerTrace,
@@ -26,13 +27,46 @@ from optimum_qala.training.compatibility import check_full_length
 from optimum_qala.training.pass_losses import WeightedLoss
 
 
+CRITIC_WIDTH = 128  # what a critic projects states of either model to
+
+
+class Critic(nn.Module):
+    """What a loss with a critic learns: a projection of each model's states to a common width.
+
+    The projections are affine, so that the bilinear product of theirs takes in a baseline, see `interpolated_bound`.
+
+    Args:
+        teacher_width: Width of the teacher.
+        student_width: Width of the student.
+        generator: Draws the initial weights.
+    """
+
+    def __init__(self, teacher_width: int, student_width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.teacher = _projection(teacher_width, CRITIC_WIDTH, generator, bias=True)
+        self.student = _projection(student_width, CRITIC_WIDTH, generator, bias=True)
+
+    def forward(self, teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+        """Project the states of both, of which the teacher gets no gradient.
+
+        Args:
+            teacher: *Shape:* `(batch_size, num_tokens, teacher_width)`
+            student: *Shape:* `(batch_size, num_tokens, student_width)`
+
+        Returns:
+            *Shape:* `(batch_size, num_tokens, CRITIC_WIDTH)` each
+        """
+        return self.teacher(teacher.float().detach()), self.student(student.float())
+
+
 class AuxiliaryLosses(nn.Module):
     """The auxiliary losses of a training, and the projections that they learn.
 
     The full-length pass learns from the teacher, layer by layer as `args.teacher_layers` maps them; sub-models learn
     from the same layers of the full-length pass, at the tokens that they still have. A layer that a sub-model takes
     from the full-length pass, skips or does not reach is not compared. Where teacher and student differ in width, a
-    projected loss maps the student's states through one matrix for all layers, as TinyBERT does.
+    projected loss maps the student's states through one matrix for all layers, as TinyBERT does. A loss with a critic
+    has one for all layers of the teacher, and one for all layers of sub-models.
 
     Args:
         model: The student.
@@ -49,17 +83,23 @@ class AuxiliaryLosses(nn.Module):
         self.full_weights = parse_loss_weights("auxiliary_losses", args.auxiliary_losses)
         self.sub_weights = parse_loss_weights("sub_model_auxiliary_losses", args.sub_model_auxiliary_losses)
         self.projections = nn.ModuleDict()
+        self.critics = nn.ModuleDict()
         self.num_layers: int = model.config.num_hidden_layers
         self.layer_map: dict[int, int] = {}
         self._check_arguments(teacher, args)
         num_heads = model.config.num_attention_heads
-        self.heads = HeadCounts(num_heads, args.relation_heads or num_heads)
+        self.options = LossOptions(
+            HeadCounts(num_heads, args.relation_heads or num_heads),
+            ContrastOptions(args.mutual_information_alpha, args.mutual_information_tokens),
+        )
         if not (self.full_weights or self.sub_weights):
             return
         check_can_be_traced(model, "model")
         self._check_relation_heads(model.config, "model", self.full_weights | self.sub_weights)
         if self.full_weights:
             self._prepare_teacher(model.config, teacher, args)
+            self._add_critics("full", self.full_weights, teacher.config, model.config, args)
+        self._add_critics("sub_model", self.sub_weights, model.config, model.config, args)
 
     def _check_arguments(self, teacher: Any, args: QuaLATrainingArguments) -> None:
         if self.full_weights and teacher is None:
@@ -85,11 +125,12 @@ class AuxiliaryLosses(nn.Module):
             )
 
     def _check_relation_heads(self, config: Any, role: str, weights: Mapping[str, float]) -> None:
+        num_heads = self.options.heads.relation
         for name in weights:
-            if AUXILIARY_LOSSES[name].uses_relation_heads and config.hidden_size % self.heads.relation:
+            if AUXILIARY_LOSSES[name].uses_relation_heads and config.hidden_size % num_heads:
                 raise ConfigurationError(
-                    f"relation_heads {self.heads.relation} does not divide the hidden size {config.hidden_size} of "
-                    f"the {role}; it must divide that of model and teacher"
+                    f"relation_heads {num_heads} does not divide the hidden size {config.hidden_size} of the {role}; "
+                    "it must divide that of model and teacher"
                 )
 
     def _prepare_teacher(self, config: Any, teacher: Any, args: QuaLATrainingArguments) -> None:
@@ -103,7 +144,7 @@ class AuxiliaryLosses(nn.Module):
         else:
             layers = check_layer_map(args.teacher_layers, *num_layers)
         self.layer_map = {EMBEDDINGS: EMBEDDINGS, **dict(enumerate(layers))}
-        generator = torch.Generator().manual_seed(args.seed)  # the same in every process, and no other draw changes
+        generator = _generator(args)
         for name in self.full_weights:
             loss = AUXILIARY_LOSSES[name]
             if loss.needs_same_heads and taught.num_attention_heads != config.num_attention_heads:
@@ -112,9 +153,23 @@ class AuxiliaryLosses(nn.Module):
                     f"{taught.num_attention_heads} and the model {config.num_attention_heads}; 'relations' takes any"
                 )
             if loss.projected and taught.hidden_size != config.hidden_size:
-                projection = nn.Linear(config.hidden_size, taught.hidden_size, bias=False)
-                nn.init.normal_(projection.weight, std=config.hidden_size**-0.5, generator=generator)
-                self.projections[name] = projection
+                self.projections[name] = _projection(config.hidden_size, taught.hidden_size, generator)
+
+    def _add_critics(
+        self, kind: str, weights: Mapping[str, float], teacher: Any, student: Any, args: QuaLATrainingArguments
+    ) -> None:
+        generator = _generator(args)
+        for name in weights:
+            if AUXILIARY_LOSSES[name].critic:
+                self.critics[f"{kind}_{name}"] = Critic(teacher.hidden_size, student.hidden_size, generator)
+
+    def start_batch(self, seed: str) -> None:
+        """Decide the draws of the losses of a batch.
+
+        Args:
+            seed: Differs from batch to batch, and is the same when a training is resumed.
+        """
+        self.options = replace(self.options, contrast=replace(self.options.contrast, seed=seed))
 
     def _request(self, weights: Mapping[str, float]) -> TraceRequest:
         losses = [AUXILIARY_LOSSES[name] for name in weights]
@@ -205,16 +260,36 @@ class AuxiliaryLosses(nn.Module):
             taught = teacher.layers[index if layer_map is None else layer_map[index]].at_places_of(learned)
             with torch.autocast(learned.rows.valid.device.type, enabled=False):
                 for name in names:
-                    compared = learned if layer_map is None else self._project(name, learned)
-                    loss = AUXILIARY_LOSSES[name].compute(taught, compared, self.heads)
+                    compared = self._project(name, taught, learned, "sub_model" if layer_map is None else "full")
+                    loss = AUXILIARY_LOSSES[name].compute(*compared, self.options)
                     sums[name] = sums[name] + loss if name in sums else loss
         return {name: WeightedLoss(weights[name], loss) for name, loss in sums.items()}
 
-    def _project(self, name: str, trace: LayerTrace) -> LayerTrace:
-        if name not in self.projections:
-            return trace
-        (part,) = AUXILIARY_LOSSES[name].parts
-        return replace(trace, states={part: self.projections[name](trace.states[part].float())})
+    def _project(
+        self, name: str, teacher: LayerTrace, student: LayerTrace, kind: str
+    ) -> tuple[LayerTrace, LayerTrace]:
+        critic, part = f"{kind}_{name}", AUXILIARY_LOSSES[name].parts[0]
+        if critic in self.critics:
+            projected = self.critics[critic](teacher.states[part], student.states[part])
+            teacher, student = (
+                replace(trace, states={part: states})
+                for trace, states in zip((teacher, student), projected, strict=True)
+            )
+        elif kind == "full" and name in self.projections:
+            student = replace(student, states={part: self.projections[name](student.states[part].float())})
+        return teacher, student
 
 
-__all__ = ["AuxiliaryLosses"]
+def _projection(width: int, new_width: int, generator: torch.Generator, bias: bool = False) -> nn.Linear:
+    projection = nn.Linear(width, new_width, bias=bias, device="meta").to_empty(device="cpu")
+    nn.init.normal_(projection.weight, std=width**-0.5, generator=generator)
+    if bias:
+        nn.init.zeros_(projection.bias)
+    return projection
+
+
+def _generator(args: QuaLATrainingArguments) -> torch.Generator:
+    return torch.Generator().manual_seed(args.seed)  # the same in every process, and no other draw changes
+
+
+__all__ = ["CRITIC_WIDTH", "AuxiliaryLosses", "Critic"]

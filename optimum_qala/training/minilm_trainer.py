@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_qala.distillation.auxiliary import AUXILIARY_LOSSES, HeadCounts
+from optimum_qala.distillation.auxiliary import AUXILIARY_LOSSES, HeadCounts, LossOptions
 from optimum_qala.distillation.blocks import BLOCK_INDEX, TextBlocks
 from optimum_qala.distillation.teacher import TeacherLayer, default_relation_heads, default_teacher_layer
 from optimum_qala.distillation.teacher_cache import TeacherCache
@@ -164,7 +164,7 @@ class MiniLMDistillationTrainer(LengthGroupingTrainer):
             taught = self.teacher_layer.trace(self._entering_states(inputs, rows), mask, parts)
         learned = trace.layers[self._last_layer]
         with torch.autocast(mask.device.type, enabled=False):
-            loss = self.loss_spec.compute(taught, learned, self.heads)
+            loss = self.loss_spec.compute(taught, learned, LossOptions(self.heads))
         return (loss, outputs) if return_outputs else loss
 
     def _entering_states(self, inputs: dict[str, Tensor], rows: Tensor | None) -> Tensor:

@@ -216,6 +216,7 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, BudgetEvaluationTrainer):
         self._micro_step = (self.state.global_step, micro_step)
         if micro_step == 0:
             self.clear_side_gradients()
+        self.auxiliary.start_batch(f"{self.args.seed}/{self.state.global_step}/{micro_step}")
         sub_models = self.draw_sub_models(self.state.global_step, micro_step)
 
         with self.compute_loss_context_manager():

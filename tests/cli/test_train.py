@@ -231,17 +231,19 @@ def test_teacher_changes_the_model(train, tiny_baseline, tmp_path, tiny_folder):
 def test_auxiliary_losses_change_the_model(train, tiny_baseline, tiny_folder):
     """The model of the training is its own teacher, and so has its layers and heads."""
     teacher = ("--teacher", tiny_folder, "--teacher-weight", 0)
-    losses = ("--auxiliary-losses", "relations=1,hidden_states=1")
+    losses = ("--auxiliary-losses", "relations=1,hidden_states=1,mutual_information=1")
     runs = {
         "plain": (*teacher, *losses),
         "layers": (*teacher, *losses, "--teacher-layers", "0,0,1,1"),
         "heads": (*teacher, *losses, "--relation-heads", 1),
+        "alpha": (*teacher, *losses, "--mutual-information-alpha", 1),
+        "tokens": (*teacher, *losses, "--mutual-information-tokens", 8),
         "subs": ("--sub-model-auxiliary-losses", "attention_maps=1"),
     }
     trained = {name: weights(train(*flags, output=name)[1]) for name, flags in runs.items()}
     for name in ("plain", "subs"):
         assert not are_equal(trained[name], tiny_baseline), name
-    for name in ("layers", "heads"):
+    for name in ("layers", "heads", "alpha", "tokens"):
         assert not are_equal(trained[name], trained["plain"]), name
 
 

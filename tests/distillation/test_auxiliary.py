@@ -12,9 +12,11 @@ from optimum_qala.distillation.auxiliary import (
     AUXILIARY_LOSSES,
     AuxiliaryLoss,
     HeadCounts,
+    LossOptions,
     parse_loss_weights,
     register_auxiliary_loss,
 )
+from optimum_qala.distillation.mutual_information import ContrastOptions, mutual_information_loss
 from optimum_qala.distillation.relations import relation_kl
 from optimum_qala.distillation.states import state_mse
 from optimum_qala.distillation.traces import EMBEDDINGS, LayerTrace, Places
@@ -22,7 +24,7 @@ from optimum_qala.errors import ConfigurationError
 
 
 ROWS, COLUMNS = torch.tensor([[1, 1, 0]]), torch.tensor([[1, 1, 1, 1]])
-HEADS = HeadCounts(attention=2, relation=4)
+OPTIONS = LossOptions(HeadCounts(attention=2, relation=4), ContrastOptions(alpha=0.25))
 
 
 def make_trace(seed: int) -> LayerTrace:
@@ -49,6 +51,8 @@ def expected_loss(name: str, teacher: dict[str, Any], student: dict[str, Any]) -
         return attention_score_mse(*scores, ROWS, COLUMNS)
     if name == "attention_maps":
         return attention_map_kl(*scores, ROWS, COLUMNS)
+    if name == "mutual_information":
+        return mutual_information_loss(teacher["hidden_states"], student["hidden_states"], ROWS, OPTIONS.contrast)
     if name == "minilm":
         return attention_map_kl(*scores, ROWS, COLUMNS) + relation("values", 2)
     return (relation("queries", 4) + relation("keys", 4) + relation("values", 4)) / 3
@@ -62,9 +66,9 @@ def test_every_name_computes_its_loss_from_the_parts_it_declares(name: str) -> N
         LayerTrace({part: trace.states[part] for part in loss.parts}, trace.rows, trace.columns)
         for trace in (teacher, student)
     ]
-    result = loss.compute(*declared, HEADS)
+    result = loss.compute(*declared, OPTIONS)
     torch.testing.assert_close(result, expected_loss(name, teacher.states, student.states))
-    assert result > 0.01
+    assert abs(result) > 0.01
 
 
 @pytest.mark.parametrize("name", AUXILIARY_LOSSES)
@@ -130,6 +134,8 @@ def test_registered_loss_can_be_weighted(monkeypatch: pytest.MonkeyPatch) -> Non
             r"scope 'first' of auxiliary loss 'mine' is not in \('all', 'last', 'embeddings'\)",
         ),
         ("mine", {"parts": ("keys", "values"), "projected": True}, "'mine' is projected, so it must read one part"),
+        ("mine", {"parts": ("keys", "values"), "critic": True}, "'mine' is projected, so it must read one part"),
+        ("mine", {"projected": True, "critic": True}, "'mine' is projected by its critic; leave projected out"),
     ],
 )
 def test_illegal_registration_is_refused(name: str, settings: dict[str, Any], message: str) -> None:

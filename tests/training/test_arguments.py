@@ -26,6 +26,8 @@ from optimum_qala.errors import ConfigurationError
             {"sub_model_auxiliary_losses": {"minilm": -1.0}},
             "sub_model_auxiliary_losses gives 'minilm' the weight -1.0",
         ),
+        ({"mutual_information_alpha": -0.1}, r"alpha -0\.1 of the mutual information is not in \[0, 1\]"),
+        ({"mutual_information_tokens": 1}, "1 tokens are too few for the mutual information"),
         ({"deep_supervision_weight": -1.0}, "deep_supervision_weight -1.0 is not a number of at least 0"),
         ({"deep_supervision_weight": float("nan")}, "deep_supervision_weight nan is not a number of at least 0"),
         ({"eval_budgets": "fast"}, r"eval_budgets 'fast' is one text; give a list, such as \['fast'\]"),

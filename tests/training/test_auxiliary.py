@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,33 @@ from transformers import (
 )
 
 from optimum_qala import LengthConfig, QuaLAMiniLMForQuestionAnswering
-from optimum_qala.distillation.auxiliary import AUXILIARY_LOSSES, HeadCounts
+from optimum_qala.distillation.auxiliary import AUXILIARY_LOSSES, HeadCounts, LossOptions
 from optimum_qala.distillation.divergences import span_divergence
+from optimum_qala.distillation.mutual_information import interpolated_bound
 from optimum_qala.distillation.states import state_mse
-from optimum_qala.distillation.traces import EMBEDDINGS, TraceRequest, record_trace
+from optimum_qala.distillation.traces import EMBEDDINGS, LayerTrace, Places, Trace, TraceRequest, record_trace
 from optimum_qala.errors import CheckpointError, ConfigurationError
 from optimum_qala.question_answering.records import QARecord
+from optimum_qala.training.auxiliary import CRITIC_WIDTH
 from optimum_qala.training.side_module import SIDE_MODULE_FILE
 from tests.conftest import tiny_config
 from tests.training.runs import assert_resumes_identically, gradients_of, make_batch, make_trainer
 
 
 NAMES = sorted(AUXILIARY_LOSSES)
-ALL_LOSSES = ",".join(f"{name}=0.5" for name in NAMES)
-ON_SUB_MODELS = ",".join(f"{name}=0.5" for name in NAMES if name != "embeddings")
+# Those that are 0 for two equal layers, and compare each sample on its own.
+DISTANCES = [name for name in NAMES if name != "mutual_information"]
+
+
+def weigh(names: list[str]) -> str:
+    return ",".join(f"{name}=0.5" for name in names)
+
+
+def on_sub_models(names: list[str]) -> list[str]:
+    return [name for name in names if name != "embeddings"]
+
+
+ALL_LOSSES, ON_SUB_MODELS = weigh(NAMES), weigh(on_sub_models(NAMES))
 SIZES = {"vocab_size": 200, "num_attention_heads": 2, "intermediate_size": 32, "initializer_range": 0.3}
 
 
@@ -52,6 +66,17 @@ def one_step(trainer: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return loss
 
 
+def apply_critic(critic: Any, teacher: LayerTrace, student: LayerTrace) -> tuple[LayerTrace, ...]:
+    """Project the hidden states of both by the matrices of a critic."""
+    critic = copy.deepcopy(critic)  # its gradients are no business of the oracle
+    return tuple(
+        dataclasses.replace(
+            trace, states={"hidden_states": trace.states["hidden_states"] @ linear.weight.T + linear.bias}
+        )
+        for trace, linear in ((teacher, critic.teacher), (student, critic.student))
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_full_length_pass_learns_from_the_layers_of_the_teacher(
     tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord], name: str
@@ -60,7 +85,8 @@ def test_full_length_pass_learns_from_the_layers_of_the_teacher(
     batch = make_batch(records[:4], tiny_tokenizer)
     reference, teacher = copy.deepcopy(tiny_model).train(), make_teacher().eval()
     settings = {"drop_ratio_bound": 0.0, "teacher_weight": 0.0, "auxiliary_losses": {name: 2.0}}
-    loss = one_step(taught(tmp_path, tiny_model, tiny_tokenizer, records, **settings), batch)
+    trainer = taught(tmp_path, tiny_model, tiny_tokenizer, records, **settings)
+    loss = one_step(trainer, batch)
 
     loss_spec, mask = AUXILIARY_LOSSES[name], batch["attention_mask"]
     features = {key: value for key, value in batch.items() if not key.endswith("positions")}
@@ -71,13 +97,15 @@ def test_full_length_pass_learns_from_the_layers_of_the_teacher(
     with record_trace(reference, request, mask) as trace:
         output = reference(**batch, budget="full")
     pairs = {"embeddings": [(EMBEDDINGS, EMBEDDINGS)], "minilm": [(3, 7)], "relations": [(3, 7)]}
-    auxiliary = torch.zeros(())
+    auxiliary, critics = torch.zeros(()), trainer.auxiliary.critics
     for layer, teacher_layer in pairs.get(name, [(0, 1), (1, 3), (2, 5), (3, 7)]):
         compared = (teacher_trace.layers[teacher_layer], trace.layers[layer])
-        auxiliary = auxiliary + loss_spec.compute(*compared, HeadCounts(2, 2))
+        if loss_spec.critic:
+            compared = apply_critic(critics[f"full_{name}"], *compared)
+        auxiliary = auxiliary + loss_spec.compute(*compared, LossOptions(HeadCounts(2, 2)))
     expected = output.loss + 2.0 * auxiliary
     expected.backward()
-    assert auxiliary > 0.01
+    assert abs(auxiliary) > 0.01
     torch.testing.assert_close(loss, expected.detach())
     for parameter, gradient in gradients_of(reference).items():
         torch.testing.assert_close(gradients_of(tiny_model)[parameter], gradient, msg=parameter, atol=1e-5, rtol=1e-4)
@@ -155,7 +183,7 @@ def test_sub_model_that_drops_nothing_has_no_loss(
         tiny_model(**inputs, budget=LengthConfig((1.0,) * 4))
     losses = trainer.auxiliary.sub_model_losses(full, again)
     assert len(losses) == len(NAMES) - 1
-    assert all(entry.loss.item() == pytest.approx(0.0, abs=1e-6) for entry in losses.values())
+    assert all(losses[name].loss.item() == pytest.approx(0.0, abs=1e-6) for name in on_sub_models(DISTANCES))
     with trainer.auxiliary.record_sub_model(tiny_model, mask) as shared:
         tiny_model(**inputs, budget=LengthConfig((1.0,) * 4), shared_states=output.hidden_states)
     assert trainer.auxiliary.sub_model_losses(full, shared) == {}
@@ -182,9 +210,10 @@ def test_all_losses_train_and_are_logged(
     trainer.train()
     logged = trainer.state.log_history[0]
     keys = {f"loss_full_{name}" for name in NAMES}
-    keys |= {f"loss_{kind}_{name}" for kind in ("smallest", "random") for name in NAMES if name != "embeddings"}
+    keys |= {f"loss_{kind}_{name}" for kind in ("smallest", "random") for name in on_sub_models(NAMES)}
     assert keys - set(logged) <= {"loss_random_minilm", "loss_random_relations"}  # it may stop before the last layer
-    assert all(logged[key] > 0.0 for key in keys & set(logged))
+    assert all(logged[key] > 0.0 for key in keys & set(logged) if "mutual_information" not in key)
+    assert all(logged[key] != 0.0 for key in keys & set(logged))
     assert torch.isfinite(torch.tensor(trainer.state.log_history[-1]["train_loss"]))
     assert not any(module._forward_hooks for module in (*model.modules(), *trainer.teacher.modules()))
 
@@ -200,6 +229,9 @@ def test_different_losses_for_teacher_and_sub_models(
     assert "loss_smallest_relations" in extras
 
 
+MUTUAL_INFORMATION = {"sub_model_auxiliary_losses": "mutual_information=1"}
+
+
 def train_weights(
     tmp_path: Path, model: Any, tokenizer: Any, records: list[QARecord], **settings: Any
 ) -> torch.Tensor:
@@ -213,10 +245,12 @@ def train_weights(
     ("plain", "changed"),
     [
         *(({}, {"auxiliary_losses": {name: 1.0}}) for name in NAMES),
-        *(({}, {"sub_model_auxiliary_losses": {name: 1.0}}) for name in NAMES if name != "embeddings"),
+        *(({}, {"sub_model_auxiliary_losses": {name: 1.0}}) for name in on_sub_models(NAMES)),
         ({"auxiliary_losses": "relations=1"}, {"auxiliary_losses": "relations=9"}),
         ({"auxiliary_losses": "relations=1"}, {"auxiliary_losses": "relations=1", "relation_heads": 8}),
         ({"auxiliary_losses": "relations=1"}, {"auxiliary_losses": "relations=1", "teacher_layers": [0, 1, 2, 5]}),
+        (MUTUAL_INFORMATION, MUTUAL_INFORMATION | {"mutual_information_alpha": 0.9}),
+        (MUTUAL_INFORMATION, MUTUAL_INFORMATION | {"mutual_information_tokens": 16}),
     ],
     ids=lambda setting: "-".join(map(str, setting.values())) or "off",
 )
@@ -272,10 +306,57 @@ def test_projection_forgets_the_gradient_of_the_step_before(
     torch.testing.assert_close(weight.grad, first)
 
 
+def test_critics_learn_and_stay_out_of_the_model(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    """One for the teacher, whatever the widths, and one for sub-models; both the same in every process."""
+    weights = {"auxiliary_losses": "mutual_information=1", "sub_model_auxiliary_losses": "mutual_information=1"}
+    before, trainer = (
+        taught(tmp_path, copy.deepcopy(tiny_model), tiny_tokenizer, records, teacher=wide_teacher(), **weights)
+        for _ in range(2)
+    )
+    start = before.auxiliary.state_dict()
+    assert {name: tuple(value.shape) for name, value in start.items() if name.endswith("weight")} == {
+        "critics.full_mutual_information.teacher.weight": (CRITIC_WIDTH, 48),
+        "critics.full_mutual_information.student.weight": (CRITIC_WIDTH, 32),
+        "critics.sub_model_mutual_information.teacher.weight": (CRITIC_WIDTH, 32),
+        "critics.sub_model_mutual_information.student.weight": (CRITIC_WIDTH, 32),
+    }
+    assert all(torch.equal(value, start[name]) for name, value in trainer.auxiliary.state_dict().items())
+    trainer.train()
+    assert not any(torch.equal(value, start[name]) for name, value in trainer.auxiliary.state_dict().items())
+    log = trainer.state.log_history
+    assert log[3]["loss_full_mutual_information"] < log[0]["loss_full_mutual_information"]
+    assert not any("critics" in name for name in trainer.model.state_dict())
+
+
+def test_sub_model_teaches_neither_the_full_length_pass_nor_the_tokens_it_lost(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    trainer = make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, **MUTUAL_INFORMATION)
+    generator = torch.Generator().manual_seed(0)
+    full, sub = (torch.randn(2, size, 32, generator=generator, requires_grad=True) for size in (6, 4))
+    positions, everything = torch.tensor([[0, 2, 5, 6], [1, 3, 4, 5]]), Places(torch.ones(2, 6))
+    rows = Places(torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]), positions)
+    traces = [
+        Trace({0: LayerTrace({"hidden_states": states}, places, places)})
+        for states, places in ((full, everything), (sub, rows))
+    ]
+    loss = trainer.auxiliary.sub_model_losses(*traces)["mutual_information"].loss
+    loss.backward()
+    assert full.grad is None
+    assert (sub.grad.abs().sum(dim=-1) > 0.0).tolist() == rows.valid.bool().tolist()
+    critic = trainer.auxiliary.critics["sub_model_mutual_information"]
+    kept = [(sample, token) for sample in (0, 1) for token in range(4) if rows.valid[sample, token]]
+    taught = critic.teacher(torch.stack([full[sample, positions[sample, token]] for sample, token in kept]))
+    learned = critic.student(torch.stack([sub[sample, token] for sample, token in kept]))
+    torch.testing.assert_close(loss, -interpolated_bound(taught @ learned.T / CRITIC_WIDTH**0.5, 0.5))
+
+
 def test_teacher_of_same_width_needs_no_projection(
     tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
 ) -> None:
-    trainer = taught(tmp_path, tiny_model, tiny_tokenizer, records, auxiliary_losses=ALL_LOSSES)
+    trainer = taught(tmp_path, tiny_model, tiny_tokenizer, records, auxiliary_losses=weigh(DISTANCES))
     assert not trainer.auxiliary.state_dict()
 
 
@@ -288,8 +369,9 @@ def test_interrupted_training_with_a_projection_resumes_identically(
         "save_steps": 3,
         "gradient_accumulation_steps": 2,
         "per_device_train_batch_size": 2,
-        "auxiliary_losses": "hidden_states=1,relations=1",
-        "sub_model_auxiliary_losses": "attention_maps=1",
+        "auxiliary_losses": "hidden_states=1,relations=1,mutual_information=1",
+        "sub_model_auxiliary_losses": "attention_maps=1,mutual_information=1",
+        "mutual_information_tokens": 16,
         "weight_decay": 0.1,
     }
     assert_resumes_identically(5, tmp_path, tiny_model, tiny_tokenizer, records, **settings, teacher=wide_teacher())
@@ -321,8 +403,8 @@ def test_gradient_accumulation_equals_the_large_batch(
             records,
             teacher=wide_teacher(),
             num_random_sub_models=0,
-            auxiliary_losses=ALL_LOSSES,
-            sub_model_auxiliary_losses=ON_SUB_MODELS,
+            auxiliary_losses=weigh(DISTANCES),
+            sub_model_auxiliary_losses=weigh(on_sub_models(DISTANCES)),
         )
         trainer.create_optimizer_and_scheduler(4)
         trainer.current_gradient_accumulation_steps = steps
@@ -367,7 +449,8 @@ def test_quala_and_roberta_teach_too(
         settings = {"teacher": teacher, "auxiliary_losses": ALL_LOSSES, "max_steps": 1}
         trainer = taught(tmp_path, copy.deepcopy(tiny_model), tiny_tokenizer, records, **settings)
         trainer.train()
-        assert all(trainer.state.log_history[0][f"loss_full_{name}"] > 0.0 for name in NAMES)
+        assert all(trainer.state.log_history[0][f"loss_full_{name}"] > 0.0 for name in DISTANCES)
+        assert trainer.state.log_history[0]["loss_full_mutual_information"] != 0.0
 
 
 def distilbert() -> DistilBertForQuestionAnswering:

@@ -235,6 +235,8 @@ def adaptivity(parser: argparse.ArgumentParser) -> None:
         help="layer of the teacher, from 0, for each layer of the model (default: spread evenly)",
     )
     number(group, "--relation-heads", int, "heads of the loss 'relations' (default: the attention heads)")
+    number(group, "--mutual-information-alpha", float, "bound of this loss, 0 NWJ to 1 InfoNCE (default: 0.5)")
+    number(group, "--mutual-information-tokens", int, "tokens of a batch that it compares (default: 512)")
 
 
 def losses(parser: argparse._ActionsContainer, flag: str, help_text: str) -> None:
