@@ -102,9 +102,26 @@ def copy_records(source: str | Path, folder: str | Path, names: Iterable[str]) -
     for name in names:
         old, new = Path(source) / name, Path(folder) / name
         if old.is_file() and not new.exists():
-            temporary = new.with_name(f".{name}.tmp")
-            shutil.copyfile(old, temporary)
-            temporary.replace(new)
+            with replacing(new) as temporary:
+                shutil.copyfile(old, temporary)
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Write a file that is complete or what it was before.
+
+    Args:
+        file: The file.
+
+    Yields:
+        A file beside it to write to, which takes its name when the block ends without an error.
+    """
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        yield temporary
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def umask() -> int:

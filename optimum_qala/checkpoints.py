@@ -116,12 +116,7 @@ def load_backbone(path: str | Path, **config_overrides: Any) -> tuple[QuaLAMiniL
         CheckpointError: If the checkpoint is of another kind, cannot be read, or does not hold the encoder that its
             config.json describes. Fewer layers are taken where `num_hidden_layers` asks for them.
     """
-    options = {"output_loading_info": True, "ignore_mismatched_sizes": True} | config_overrides
-    try:
-        model, info = QuaLAMiniLMForQuestionAnswering.from_pretrained(path, **options)
-    except (SafetensorError, UnpicklingError) as error:
-        raise _damaged(path, error) from error
-    report = KeyReport.from_loading_info(info)
+    model, report = _load(QuaLAMiniLMForQuestionAnswering, path, **config_overrides)
     report.check_encoder(path, is_shallower="num_hidden_layers" in config_overrides)
     return model, report
 
@@ -142,14 +137,8 @@ def load_encoder(path: str | Path, **config_overrides: Any) -> Any:
     """
     config = AutoConfig.from_pretrained(path, **config_overrides)
     _check_kind(path, config.model_type)
-    options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
-    if config.model_type in BACKBONE_POSITION_SCHEMES:
-        options["add_pooling_layer"] = False
-    try:
-        model, info = AutoModel.from_pretrained(path, config=config, **options)
-    except (SafetensorError, UnpicklingError) as error:
-        raise _damaged(path, error) from error
-    KeyReport.from_loading_info(info).check_encoder(path)
+    model, report = _load(AutoModel, path, config=config, dtype=torch.float32, **_without_pooler(config.model_type))
+    report.check_encoder(path)
     return model
 
 
@@ -168,27 +157,33 @@ def load_unchanged(path: str | Path) -> PreTrainedModel:
     """
     kind = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
     _check_kind(path, kind)
-    options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": "auto"}
-    try:
-        model, info = AutoModelForQuestionAnswering.from_pretrained(path, **options)
-        if KeyReport.from_loading_info(info).has_new_head:
-            pooling = {} if kind == QuaLAMiniLMConfig.model_type else {"add_pooling_layer": False}
-            model, info = AutoModel.from_pretrained(path, **options, **pooling)
-    except (SafetensorError, UnpicklingError) as error:
-        raise _damaged(path, error) from error
-    KeyReport.from_loading_info(info).check_encoder(path)
+    model, report = _load(AutoModelForQuestionAnswering, path, dtype="auto")
+    if report.has_new_head:
+        model, report = _load(AutoModel, path, dtype="auto", **_without_pooler(kind))
+    report.check_encoder(path)
     return model  # type: ignore[no-any-return]
+
+
+def _load(model_class: Any, path: str | Path, **options: Any) -> tuple[Any, KeyReport]:
+    """Load what fits, and say what does not."""
+    options = {"output_loading_info": True, "ignore_mismatched_sizes": True} | options
+    try:
+        model, info = model_class.from_pretrained(path, **options)
+    except (SafetensorError, UnpicklingError) as error:
+        reason = str(error).partition(". ")[0]
+        raise CheckpointError(f"model {path} cannot be loaded: its weights are damaged ({reason})") from error
+    return model, KeyReport.from_loading_info(info)
+
+
+def _without_pooler(kind: str | None) -> dict[str, bool]:
+    """Leave out the pooler, which the encoders of others have."""
+    return {"add_pooling_layer": False} if kind in BACKBONE_POSITION_SCHEMES else {}
 
 
 def _check_kind(path: str | Path, kind: str | None) -> None:
     legal = sorted({*BACKBONE_POSITION_SCHEMES, QuaLAMiniLMConfig.model_type})
     if kind not in legal:
         raise CheckpointError(f"{path} holds a {kind!r} checkpoint; legal kinds are {legal}")
-
-
-def _damaged(path: str | Path, error: Exception) -> CheckpointError:
-    reason = str(error).partition(". ")[0]
-    return CheckpointError(f"model {path} cannot be loaded: its weights are damaged ({reason})")
 
 
 def check_tokenizer(model_config: Any, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:

@@ -148,35 +148,66 @@ def test_load_backbone_passes_fields_of_the_config(tmp_path):
     assert (model.config.score_pooling, model.config.sep_token_id) == (1, 9)
 
 
+FOREIGN_KIND = r"holds a '%s' checkpoint; legal kinds are \['bert', 'quala_minilm', 'roberta'"
+
+
 @pytest.mark.parametrize(
-    ("what", "message"),
+    ("load", "what", "message"),
     [
-        ("truncated", r"model .* cannot be loaded: its weights are damaged \(.*file not fully covered\)"),
-        ("no safetensors at all", r"model .* cannot be loaded: its weights are damaged \(.*header too small\)"),
-        ("pickle", r"model .* cannot be loaded: its weights are damaged \(Weights only load failed\)"),
+        *(
+            (load, "truncated", r"model .* cannot be loaded: its weights are damaged \(.*file not fully covered\)")
+            for load in (load_backbone, load_encoder, load_unchanged)
+        ),
         (
+            load_backbone,
+            "no safetensors at all",
+            r"model .* cannot be loaded: its weights are damaged \(.*header too small\)",
+        ),
+        (load_backbone, "pickle", r"model .* cannot be loaded: its weights are damaged \(Weights only load failed\)"),
+        (
+            load_backbone,
             {"num_hidden_layers": 6},
             r"lacks, or .* 32 parameters of the encoder, the first is quala\.encoder\.layer\.4\.",
         ),
         (
+            load_encoder,
+            {"num_hidden_layers": 6},
+            r"lacks, or .* 32 parameters of the encoder, the first is encoder\.layer\.4\.",
+        ),
+        (load_unchanged, {"num_hidden_layers": 5}, "lacks, or has in another shape,"),
+        (
+            load_backbone,
             {"num_hidden_layers": 3},
             r"holds more .* 16 parameters of the encoder, the first is quala\.encoder\.layer\.3\.",
         ),
+        (load_encoder, {"num_hidden_layers": 3}, r"holds more .* 16 parameters of the encoder"),
+        (load_unchanged, {"num_hidden_layers": 2}, "holds more than the model has: "),
         (
+            load_backbone,
             {"hidden_size": 64},
             r"another shape, \d+ parameters of the encoder, the first is quala\.embeddings\.LayerNorm",
         ),
-        ({"vocab_size": 300}, r"another shape, 1 parameters of the encoder, .* quala\.embeddings\.word_embeddings"),
-        ({"model_type": "distilbert"}, r"holds a 'distilbert' checkpoint, which cannot become a QuaLA-MiniLM"),
-        ({"model_type": None}, r"holds a None checkpoint"),
+        (
+            load_backbone,
+            {"vocab_size": 300},
+            r"another shape, 1 parameters of the encoder, .* quala\.embeddings\.word_embeddings",
+        ),
+        (
+            load_backbone,
+            {"model_type": "distilbert"},
+            r"holds a 'distilbert' checkpoint, which cannot become a QuaLA-MiniLM",
+        ),
+        (load_backbone, {"model_type": None}, r"holds a None checkpoint"),
+        (load_encoder, {"model_type": "distilbert"}, FOREIGN_KIND % "distilbert"),
+        (load_unchanged, {"model_type": "gpt2"}, FOREIGN_KIND % "gpt2"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_load_backbone_refuses_a_damaged_checkpoint(tmp_path, tiny_model, what, message):
+def test_damaged_or_foreign_checkpoint_is_refused(tmp_path, tiny_model, load, what, message):
     tiny_model.save_pretrained(tmp_path)
     damage(tmp_path, what)
     with pytest.raises(CheckpointError, match=message):
-        load_backbone(tmp_path)
+        load(tmp_path)
 
 
 def test_load_backbone_names_a_field_that_is_no_longer_legal(tmp_path, tiny_model):
@@ -226,23 +257,6 @@ def test_load_unchanged_takes_a_quala_model(tmp_path, tiny_model):
     assert type(load_unchanged(tmp_path / "encoder")) is type(tiny_model.quala)
 
 
-@pytest.mark.parametrize(
-    ("what", "message"),
-    [
-        ({"num_hidden_layers": 5}, "lacks, or has in another shape,"),
-        ({"num_hidden_layers": 2}, "holds more than the model has: "),
-        ({"model_type": "gpt2"}, r"holds a 'gpt2' checkpoint; legal kinds are \['bert', 'quala_minilm', 'roberta'"),
-        ("truncated", "cannot be loaded: its weights are damaged"),
-    ],
-    ids=str,
-)
-def test_load_unchanged_refuses_what_does_not_fit(tmp_path, tiny_model, what, message):
-    tiny_model.save_pretrained(tmp_path)
-    damage(tmp_path, what)
-    with pytest.raises(CheckpointError, match=message):
-        load_unchanged(tmp_path)
-
-
 @pytest.mark.parametrize("model_class", [BertModel, BertForMaskedLM, BertForQuestionAnswering])
 def test_load_encoder_leaves_heads_out(tmp_path, model_class):
     saved = model_class(BertConfig(**SIZES)).to(torch.bfloat16)
@@ -259,20 +273,3 @@ def test_load_encoder_keeps_a_quala_minilm(tmp_path, tiny_model):
     model = load_encoder(tmp_path)
     assert type(model) is QuaLAMiniLMModel
     assert torch.equal(model.encoder.layer[3].output.dense.bias, tiny_model.quala.encoder.layer[3].output.dense.bias)
-
-
-@pytest.mark.parametrize(
-    ("what", "message"),
-    [
-        ("truncated", r"model .* cannot be loaded: its weights are damaged \(.*file not fully covered\)"),
-        ({"num_hidden_layers": 6}, r"lacks, or .* 32 parameters of the encoder, the first is encoder\.layer\.4\."),
-        ({"num_hidden_layers": 3}, r"holds more .* 16 parameters of the encoder"),
-        ({"model_type": "distilbert"}, r"holds a 'distilbert' checkpoint; legal kinds are \['bert', 'quala_minilm', "),
-    ],
-    ids=str,
-)
-def test_load_encoder_refuses_a_damaged_checkpoint(tmp_path, tiny_model, what, message):
-    tiny_model.save_pretrained(tmp_path)
-    damage(tmp_path, what)
-    with pytest.raises(CheckpointError, match=message):
-        load_encoder(tmp_path)

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from optimum_qala._folders import check_output, copy_records, new_folder, source_name
+from optimum_qala._folders import check_output, copy_records, new_folder, replacing, source_name
 from optimum_qala.errors import OutputExistsError
 
 
@@ -82,3 +82,21 @@ def test_records_are_handed_on(tmp_path):
     copy_records(tmp_path / "old", tmp_path / "new", ("a", "b", "c"))
     assert {path.name: path.read_text() for path in (tmp_path / "new").iterdir()} == {"a": "1", "b": "mine"}
     copy_records("org/minilm", tmp_path / "new", ("a",))
+
+
+def test_file_is_replaced_when_complete(tmp_path):
+    file = tmp_path / "x"
+    file.write_text("old")
+    with replacing(file) as temporary:
+        temporary.write_text("new")
+        assert file.read_text() == "old"
+    assert (file.read_text(), names(tmp_path)) == ("new", ["x"])
+
+
+def test_file_that_is_not_completed_stays_what_it_was(tmp_path):
+    file = tmp_path / "x"
+    file.write_text("old")
+    with pytest.raises(RuntimeError, match="stop"), replacing(file) as temporary:
+        temporary.write_text("new")
+        raise RuntimeError("stop")
+    assert (file.read_text(), names(tmp_path)) == ("old", ["x"])

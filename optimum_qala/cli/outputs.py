@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from optimum_qala._folders import check_output, publish, umask
+from optimum_qala._folders import check_output, publish, replacing, umask
 from optimum_qala.errors import OutputExistsError
 from optimum_qala.search.store import content_hash
 
@@ -167,6 +167,5 @@ def write_json(path: Path, value: Any) -> None:
         path: The file.
         value: JSON values.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

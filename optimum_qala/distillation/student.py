@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from optimum_qala.errors import ConfigurationError
@@ -100,9 +102,20 @@ def make_student(
     if options.init_layers is not None:
         _check_same_sizes(teacher.config, config, options.init_layers)
         student.embeddings.load_state_dict(teacher.base_model.embeddings.state_dict())
-        for layer, source in zip(student.encoder.layer, options.init_layers, strict=True):
-            layer.load_state_dict(teacher.base_model.encoder.layer[source].state_dict())
+        copy_layers(teacher.base_model.encoder.layer, options.init_layers, student.encoder.layer)
     return student  # type: ignore[no-any-return]
+
+
+def copy_layers(teacher: nn.ModuleList, kept: Sequence[int], student: nn.ModuleList) -> None:
+    """Copy the weights of layers.
+
+    Args:
+        teacher: Layers of the teacher.
+        kept: Numbers of those to copy, from 0, one for each layer of the student.
+        student: Layers of the student.
+    """
+    for layer, source in zip(student, kept, strict=True):
+        layer.load_state_dict(teacher[source].state_dict())
 
 
 def student_config(teacher: PreTrainedConfig, options: StudentOptions, **overrides: Any) -> PreTrainedConfig:
@@ -143,4 +156,4 @@ def _check_same_sizes(teacher: PreTrainedConfig, student: PreTrainedConfig, init
         )
 
 
-__all__ = ["StudentOptions", "make_student", "student_config"]
+__all__ = ["StudentOptions", "copy_layers", "make_student", "student_config"]

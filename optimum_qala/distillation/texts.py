@@ -35,15 +35,26 @@ def iter_texts(source: Any, *, limit: int | None = None) -> Iterator[str]:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ConfigurationError(f"limit {limit!r} is not a positive integer; leave it out to read every text")
     if isinstance(source, str | Path) and Path(source).is_file() and Path(source).suffix not in _JSON_SUFFIXES:
-        return islice(_checked(str(source), _lines(Path(source))), limit)
+        return islice(_checked(str(source), text_lines(Path(source))), limit)
     name, items = open_source(source)
     return islice(_checked(name, (_text_of(f"{name}, {position}", item) for position, item in items)), limit)
 
 
-def _lines(path: Path) -> Iterator[str]:
+def text_lines(path: Path) -> Iterator[str]:
+    """Read the lines of a file of plain text one by one.
+
+    Args:
+        path: The file, UTF-8 with or without a byte order mark.
+
+    Yields:
+        The lines, without the end of the line.
+
+    Raises:
+        DataError: If the file is not UTF-8.
+    """
     try:
         with path.open(encoding="utf-8-sig") as file:
-            yield from file
+            yield from (line.removesuffix("\n") for line in file)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); give a file with one text a line") from None
 
@@ -68,4 +79,4 @@ def _checked(name: str, texts: Iterator[str]) -> Iterator[str]:
         raise DataError(f"{name} holds no text")
 
 
-__all__ = ["iter_texts"]
+__all__ = ["iter_texts", "text_lines"]

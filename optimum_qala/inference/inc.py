@@ -15,6 +15,7 @@ from transformers import AutoConfig
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 from transformers.utils import logging
 
+from optimum_qala._folders import replacing
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError
 from optimum_qala.inference.files import find_file, find_graph
 from optimum_qala.inference.graph import retention_of
@@ -274,9 +275,8 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
             if not source.is_file():
                 raise CheckpointError(f"{source}, which the model was loaded from, is gone; load it again to save it")
             if not (target.exists() and target.samefile(source)):
-                temporary = target.with_name(f".{name}.tmp")
-                shutil.copyfile(source, temporary)
-                temporary.replace(target)
+                with replacing(target) as temporary:
+                    shutil.copyfile(source, temporary)
         self.config.save_pretrained(folder)
         self.quantization.save_pretrained(folder)
         if push_to_hub:

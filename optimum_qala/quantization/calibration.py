@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from optimum_qala.errors import ConfigurationError, DataError
 from optimum_qala.inference.graph import retention_of
@@ -20,10 +22,11 @@ from optimum_qala.question_answering.records import QARecord
 from optimum_qala.question_answering.windows import WindowOptions, make_windows
 
 
-__all__ = ["calibration_budgets", "calibration_samples", "choose_drop_layers", "narrow_config"]
+__all__ = ["calibration_budgets", "calibration_samples", "choose_drop_layers", "narrow_config", "sample_tensors"]
 
 # Where a model names no budgets: the range that a graph of its layers will be asked for.
 DEFAULT_DROP_RATIOS = (0.1, 0.2)
+_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def calibration_budgets(
@@ -158,3 +161,16 @@ def calibration_samples(
 def _endlessly(budgets: list[LengthConfig | None]) -> Iterator[LengthConfig | None]:
     while True:
         yield from budgets
+
+
+def sample_tensors(sample: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """Make a sample a batch of the torch model.
+
+    Args:
+        sample: A calibration sample; keys that the model does not take are left out, such as the retention.
+        device: Where the model is.
+
+    Returns:
+        Tensors by the model's names. *Shape:* `(batch_size, sequence_length)` each
+    """
+    return {name: torch.as_tensor(sample[name]).to(device) for name in _MODEL_INPUTS if name in sample}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from optimum_qala.errors import DataError
 from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering
+from optimum_qala.quantization.calibration import sample_tensors
 
 
 __all__ = ["BRANCH_NAME", "find_outlier_neurons", "split_outlier_neurons"]
@@ -89,8 +90,7 @@ def find_outlier_neurons(
         model.eval()
         with torch.inference_mode():
             for sample in samples:
-                inputs = {name: torch.as_tensor(sample[name]) for name in _INPUTS if name in sample}
-                model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}, budget="full")
+                model(**sample_tensors(sample, model.device), budget="full")
     finally:
         model.train(was_training)
         for hook in hooks:
@@ -99,9 +99,6 @@ def find_outlier_neurons(
         raise DataError("there are no samples to find outlier neurons with; give some questions of the training set")
     found = {index: _above(values, factor) for index, values in largest.items()}
     return {index: neurons for index, neurons in found.items() if neurons}
-
-
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def _above(values: Tensor, factor: float) -> list[int]:

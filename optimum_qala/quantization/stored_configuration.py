@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from transformers.utils import logging
 
+from optimum_qala._folders import replacing
 from optimum_qala.errors import CheckpointError, ConfigurationError
 
 
@@ -30,9 +31,8 @@ def write_configuration(configuration: Any, file: Path) -> Path:
     Returns:
         The file.
     """
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(json.dumps(asdict(configuration), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(file)
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(asdict(configuration), indent=2) + "\n", encoding="utf-8")
     return file
 
 

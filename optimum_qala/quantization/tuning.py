@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from optimum_qala.distillation.divergences import span_divergence
 from optimum_qala.errors import AccuracyError
 from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering
+from optimum_qala.quantization.calibration import sample_tensors
 
 
 __all__ = ["Outcome", "largest_loss", "rank_by_sensitivity", "tune"]
 
 Accuracy = Mapping[str, Mapping[str, Mapping[str, float]]]
 
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _LARGEST_ACTIVATION, _LARGEST_WEIGHT = 255, 127
 
 
@@ -151,10 +151,7 @@ def rank_by_sensitivity(
         The names, the most sensitive first.
     """
     names = list(names)
-    batches = [
-        {name: torch.as_tensor(sample[name]).to(model.device) for name in _INPUTS if name in sample}
-        for sample in samples
-    ]
+    batches = [sample_tensors(sample, model.device) for sample in samples]
     was_training = model.training
     model.eval()
     try:

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
+from optimum_qala._folders import replacing
 from optimum_qala.errors import DataError
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
 from optimum_qala.reporting.card_sections import name_variant, write_sections
@@ -63,9 +64,9 @@ def write_model_card(
     if existing is None and file.is_file():
         existing = file.read_text(encoding="utf-8")
     text = make_model_card(read_facts(folder, benchmark), repo_id=repo_id, base_model=base_model, existing=existing)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    return temporary.replace(file)
+    with replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return file
 
 
 def make_model_card(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from optimum_qala.distillation.texts import text_lines
 from optimum_qala.errors import DataError
 from optimum_qala.question_answering.records import iter_records
 
@@ -26,10 +27,7 @@ def load_texts(source: str | Path) -> list[str]:
     path = Path(source)
     if not path.is_file():
         raise DataError(f"{path} does not exist; give a text file, one text a line, or question answering data")
-    try:
-        texts = list(dict.fromkeys(filter(str.strip, path.read_text(encoding="utf-8-sig").splitlines())))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); give a text file, one text a line") from None
+    texts = list(dict.fromkeys(filter(str.strip, text_lines(path))))
     if not texts:
         raise DataError(f"{path} holds no text")
     return texts

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from optimum_qala.distillation.student import copy_layers
 from optimum_qala.errors import CheckpointError, ConfigurationError
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
 from optimum_qala.models.length_config import LengthConfig
@@ -85,9 +86,11 @@ def shrink_model(model: PreTrainedModel, layers: int | Sequence[int]) -> ShrunkM
         kept = _check_layers(layers, num_layers)
     student = copy.deepcopy(model)
     inner: Any = student.base_model.encoder
-    inner.layer = nn.ModuleList(inner.layer[layer] for layer in kept)
-    if getattr(inner, "span_heads", None) is not None:
-        inner.span_heads = nn.ModuleList(inner.span_heads[layer] for layer in kept)
+    for name in ("layer", "span_heads"):
+        taught = getattr(encoder, name, None)
+        if taught is not None:
+            setattr(inner, name, getattr(inner, name)[: len(kept)])
+            copy_layers(taught, kept, getattr(inner, name))
     return ShrunkModel(student, kept, _shrink_config(student.config, kept, num_layers))
 
 

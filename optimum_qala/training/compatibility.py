@@ -54,7 +54,7 @@ def check_full_length(model: Any, role: str) -> None:
     """
     if getattr(model, "budget", None) is not None:
         raise ConfigurationError(
-            f"the {role} runs at the budget {model.budget}, but auxiliary losses need all of its tokens and layers; "
+            f"the {role} runs at the budget {model.budget}, but comparing layers needs all of its tokens and layers; "
             "call set_budget(None) on it"
         )
 

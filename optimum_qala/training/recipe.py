@@ -102,9 +102,21 @@ def save_recipe(arguments: Any, path: str | Path) -> None:
     Path(path).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
 
 
+def added_fields(arguments_class: type) -> set[str]:
+    """Name the fields that a class of arguments adds to those of transformers.
+
+    Args:
+        arguments_class: A subclass of `TrainingArguments`, itself a dataclass.
+
+    Returns:
+        The names.
+    """
+    return {field.name for field in fields(arguments_class)} - {field.name for field in fields(TrainingArguments)}
+
+
 def _kinds(arguments_class: type) -> dict[str, str]:
     """Map the fields of a recipe to the kinds of their values, as their annotations name them."""
-    general = {field.name for field in fields(TrainingArguments)}
+    legal = (added_fields(arguments_class) - _NOT_OF_TRAINING) | _GENERAL
     # Not those of the fields themselves, which HfArgumentParser overwrites.
     annotations = {
         name: kind for base in arguments_class.__mro__[::-1] for name, kind in inspect.get_annotations(base).items()
@@ -112,7 +124,7 @@ def _kinds(arguments_class: type) -> dict[str, str]:
     return {
         name: (kind if isinstance(kind, str) else kind.__name__).removesuffix(" | None")
         for name, kind in ((field.name, annotations[field.name]) for field in fields(arguments_class))
-        if name in _GENERAL or name not in general | _NOT_OF_TRAINING
+        if name in legal
     }
 
 
@@ -138,4 +150,4 @@ def _read(path: str | Path, name: str, value: Any, kind: str) -> Any:
     return value
 
 
-__all__ = ["RECIPE_FILE", "load_recipe", "override", "save_recipe"]
+__all__ = ["RECIPE_FILE", "added_fields", "load_recipe", "override", "save_recipe"]

@@ -9,6 +9,7 @@ import torch
 
 from optimum_qala.models.budget_choice import cpu_name
 from optimum_qala.training.arguments import QuaLATrainingArguments
+from optimum_qala.training.recipe import added_fields
 
 
 __all__ = ["training_record"]
@@ -28,11 +29,10 @@ def training_record(arguments: QuaLATrainingArguments) -> dict[str, Any]:
     Returns:
         `arguments` by name, without those that say where files lie or what is logged, and `hardware`.
     """
-    own = {field.name for field in fields(QuaLATrainingArguments)}
-    own -= {field.name for base in QuaLATrainingArguments.__mro__[1:2] for field in fields(base)}
+    described = added_fields(QuaLATrainingArguments) | {*WHERE_CHANGED}
     chosen = {name: getattr(arguments, name) for name in ALWAYS}
     for field in fields(QuaLATrainingArguments):
-        if field.name not in own | {*WHERE_CHANGED} or field.name == "eval_budgets":
+        if field.name not in described or field.name == "eval_budgets":
             continue
         default = field.default if field.default_factory is MISSING else field.default_factory()
         value = getattr(arguments, field.name)

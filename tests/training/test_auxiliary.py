@@ -494,7 +494,7 @@ HIDDEN = {"auxiliary_losses": "hidden_states=1"}
             HIDDEN | {"teacher": distilbert},
             "the teacher is a DistilBertForQuestionAnswering, whose layers are not built",
         ),
-        (HIDDEN | {"teacher": shortened}, "the teacher runs at the budget 1,1,1,0.5, but auxiliary losses need all"),
+        (HIDDEN | {"teacher": shortened}, "the teacher runs at the budget 1,1,1,0.5, but comparing layers needs all"),
         (
             {"auxiliary_losses": "minilm=1", "teacher": lambda: make_teacher(num_attention_heads=4)},
             "auxiliary loss 'minilm' compares attention heads one by one, but the teacher has 4 and the model 2",
