@@ -127,6 +127,12 @@ def tiny_folder(tmp_path_factory, _tiny_model, tiny_tokenizer) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def baseline_cache():
+    """Holds `baseline_weights` for the tests of a module."""
+    return {}
+
+
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory, tiny_tokenizer):
     """A plain torch checkpoint."""

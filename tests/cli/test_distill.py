@@ -6,11 +6,11 @@ from functools import partial
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModel, BertModel
 
 from optimum_qala import QuaLAMiniLMForQuestionAnswering
 from optimum_qala.training.minilm_trainer import MiniLMDistillationTrainer
+from tests.cli.weights import are_equal, baseline_weights, weights
 from tests.training.distilling import TEXTS
 
 
@@ -33,14 +33,6 @@ def distill(qala, plain, texts, tmp_path):
         return qala("distill", *arguments, *sizes, *steps, *flags, "--json"), tmp_path / output
 
     return run
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def are_equal(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_student_is_a_plain_encoder_that_training_takes(distill, qala, texts, tiny_data, tmp_path):
@@ -88,19 +80,10 @@ def test_interrupted_distillation_goes_on_as_if_it_had_not_been(distill, plain, 
     assert are_equal(weights(folder), weights(whole))
 
 
-@pytest.fixture(scope="module")
-def baseline_cache():
-    return {}
-
-
 @pytest.fixture
 def baseline(distill, baseline_cache):
     """Weights after the same distillation without further flags."""
-    if not baseline_cache:
-        outcome, folder = distill(output="baseline")
-        assert outcome.code == 0
-        baseline_cache.update(weights(folder))
-    return baseline_cache
+    return baseline_weights(distill, baseline_cache)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import shutil
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertModel
 
 from optimum_qala._compat import is_available
 from optimum_qala.cli.train import last_checkpoint
 from optimum_qala.training.trainer import QuaLATrainer
+from tests.cli.weights import are_equal, baseline_weights, weights
 
 
 @pytest.fixture
@@ -24,14 +24,6 @@ def train(qala, tiny_folder, tiny_data, tmp_path):
         return qala("train", *arguments, *steps, *flags, "--json"), tmp_path / output
 
     return run
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def are_equal(first, second):
-    return all((first[name] == second[name]).all() for name in first.keys() | second.keys())
 
 
 def test_model_and_tokenizer_are_written(train, tiny_folder, tiny_data, tmp_path):
@@ -205,19 +197,10 @@ def test_budgets_that_stop_early_stay_legal(train):
     assert stored == {"shallow": {"retention": [1, 1, 0.5, 0.5], "exit_layer": 3}}
 
 
-@pytest.fixture(scope="module")
-def tiny_baseline_cache():
-    return {}
-
-
 @pytest.fixture
-def tiny_baseline(train, tiny_baseline_cache):
+def tiny_baseline(train, baseline_cache):
     """Weights after the same training without further flags."""
-    if not tiny_baseline_cache:
-        outcome, folder = train(output="baseline")
-        assert outcome.code == 0
-        tiny_baseline_cache.update(weights(folder))
-    return tiny_baseline_cache
+    return baseline_weights(train, baseline_cache)
 
 
 def test_teacher_changes_the_model(train, tiny_baseline, tmp_path, tiny_folder):

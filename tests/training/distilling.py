@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 from optimum_qala import MiniLMDistillationArguments, MiniLMDistillationTrainer
 from optimum_qala.distillation.blocks import BlockOptions, TextBlocks, tokenize_texts
 from optimum_qala.distillation.student import StudentOptions, make_student
+from tests.training.runs import TINY_RUN
 
 
 TEXTS = [  # of several lengths
@@ -52,17 +53,7 @@ def make_distiller(
 ) -> MiniLMDistillationTrainer:
     teacher = teacher if teacher is not None else make_bert()
     passed_on = {name: settings.pop(name) for name in ("callbacks", "eval_dataset") if name in settings}
-    defaults = {
-        "output_dir": str(tmp_path / "out"),
-        "use_cpu": True,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "max_steps": 4,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
+    defaults = TINY_RUN | {"output_dir": str(tmp_path / "out")}
     return MiniLMDistillationTrainer(
         student if student is not None else make_student(teacher, STUDENT),
         MiniLMDistillationArguments(**(defaults | settings)),

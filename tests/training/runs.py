@@ -16,23 +16,23 @@ from optimum_qala.question_answering.records import QARecord
 
 
 _TRAINER_SETTINGS = ("eval_dataset", "teacher", "callbacks", "decode_options")
+# A training of four steps that leaves nothing behind.
+TINY_RUN: dict[str, Any] = {
+    "use_cpu": True,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-2,
+    "max_steps": 4,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
 WINDOWS = WindowOptions(max_length=48, doc_stride=8, max_question_length=16)
 
 
 def make_trainer(tmp_path: Path, model: Any, tokenizer: Any, records: list[QARecord], **settings: Any) -> QuaLATrainer:
     trainer_settings = {name: settings.pop(name) for name in _TRAINER_SETTINGS if name in settings}
-    defaults = {
-        "output_dir": str(tmp_path / "out"),
-        "use_cpu": True,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "max_steps": 4,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "drop_ratio_bound": 0.4,
-    }
+    defaults = TINY_RUN | {"output_dir": str(tmp_path / "out"), "drop_ratio_bound": 0.4}
     return QuaLATrainer(
         model,
         QuaLATrainingArguments(**(defaults | settings)),
