@@ -123,7 +123,7 @@ def test_wheel_holds_every_file_once(wheel):
     }
     shipped = {path.relative_to(wheel).as_posix() for path in wheel.rglob("*") if path.is_file()}
     code = {name for name in shipped if not re.match(r"[^/]+\.dist-info/", name)}
-    beside = {f"optimum/commands/register/_qala_{name}.py" for name in ("flags", "students")}
+    beside = {f"optimum/commands/register/_qala_{name}.py" for name in ("flags", "reports", "students")}
     assert code == source | {REGISTER} | beside
 
 

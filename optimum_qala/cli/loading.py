@@ -8,29 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from httpx import HTTPError
-from huggingface_hub import file_exists, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging
 
 from optimum_qala._compat import require
 from optimum_qala.checkpoints import check_tokenizer, load_backbone, load_encoder, load_unchanged
+from optimum_qala.cli.finding import cannot_load, check_folder, find_backend, first_line, size_on_disk
 from optimum_qala.errors import CheckpointError, ConfigurationError, QuaLAError
 from optimum_qala.inference.bucket_options import BucketOptions
-from optimum_qala.inference.files import SUBFOLDERS, find_file, find_graph
+from optimum_qala.inference.files import find_file, find_graph
 from optimum_qala.inference.graph import PRECISION_KEY, THREADS_KEY, check_plain_graph, read_graph
-from optimum_qala.inference.inc_graph import GRAPH_NAME, WEIGHTS_NAME
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
+from optimum_qala.quantization.configuration import IR_NAME
 from optimum_qala.question_answering.predictor import position_capacity
 
 
-IR_FILE = "openvino_model.xml"
 # Batches of many windows hardly ever have a shape twice, so the operators that OpenVINO keeps for each shape (5,000 by
 # default) only fill memory. One window at a time has the same few shapes again and again and needs them.
 BULK_CONFIG = {"CPU_RUNTIME_CACHE_CAPACITY": 128}
-TORCH_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ def load_model(
     if buckets is not None:
         refuse_buckets(backend)
     chosen = backend or ("openvino" if buckets is not None else find_backend(path))
-    _check_folder(path, chosen)
+    check_folder(path, chosen)
     if chosen == "inc":
         model = _load_inc(path)
     elif chosen == "openvino":
@@ -152,28 +148,6 @@ def load_model(
     else:
         model = _load_torch(path, allow_new_head, config_overrides)
     return LoadedModel(model, load_tokenizer(path, model.config), chosen, size_on_disk(path, chosen))
-
-
-def size_on_disk(path: str | Path, backend: str) -> int | None:
-    """Add up the files that hold a model.
-
-    Args:
-        path: Its folder, or a repository id.
-        backend: "openvino" and "inc" count the exported graph if there is one; else the torch checkpoint counts.
-
-    Returns:
-        Bytes, or None if the path is no folder.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        return None
-    graphs = {"openvino": (IR_FILE, str(Path(IR_FILE).with_suffix(".bin"))), "inc": (GRAPH_NAME, WEIGHTS_NAME)}
-    file = find_graph(folder, graphs[backend][0], {})[0] if backend in graphs else None
-    if file is not None:
-        files = [file, file.with_name(graphs[backend][1])]
-    else:
-        files = [*folder.glob("model*.safetensors")] or [*folder.glob("pytorch_model*.bin")]
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 class PlainTorchModel:
@@ -250,7 +224,7 @@ def load_tokenizer(path: str, model_config: Any) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise CheckpointError(
-            f"{path} has no tokenizer that can be loaded ({_first_line(error)}); save the tokenizer beside the model"
+            f"{path} has no tokenizer that can be loaded ({first_line(error)}); save the tokenizer beside the model"
         ) from error
     check_tokenizer(model_config, tokenizer, path)
     return tokenizer
@@ -269,7 +243,7 @@ def load_plain_encoder(path: str, **config_overrides: Any) -> Any:
     Raises:
         CheckpointError: If there is nothing to load.
     """
-    _check_folder(path, "torch")
+    check_folder(path, "torch")
     return _quietly(path, load_encoder, **config_overrides)
 
 
@@ -285,7 +259,7 @@ def load_source(path: str) -> tuple[Any, Any]:
     Raises:
         CheckpointError: If there is nothing to load, or model and tokenizer do not belong together.
     """
-    _check_folder(path, "torch")
+    check_folder(path, "torch")
     model = _quietly(path, load_unchanged)
     return model, load_tokenizer(path, model.config)
 
@@ -306,7 +280,7 @@ def _quietly(path: str, load: Callable[..., Any], **options: Any) -> Any:
     except QuaLAError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(_cannot_load(path, error)) from error
+        raise CheckpointError(cannot_load(path, error)) from error
     finally:
         logging.set_verbosity(verbosity)
 
@@ -318,7 +292,7 @@ def _load_openvino(path: str, threads: int | None, buckets: BucketOptions | None
 
     ov_config = ov_config | ({} if threads is None else {THREADS_KEY: threads})
     try:
-        file, beside = find_graph(path, IR_FILE, {})
+        file, beside = find_graph(path, IR_NAME, {})
         if beside and find_file(path, "config.json", beside) is None:
             beside = {}  # plain models of others have one at the root only
         stored, _ = PreTrainedConfig.get_config_dict(path, **beside)
@@ -331,7 +305,7 @@ def _load_openvino(path: str, threads: int | None, buckets: BucketOptions | None
     except QuaLAError:
         raise
     except (OSError, ValueError) as error:
-        raise CheckpointError(_cannot_load(path, error)) from error
+        raise CheckpointError(cannot_load(path, error)) from error
 
 
 def _load_inc(path: str) -> Any:
@@ -342,7 +316,7 @@ def _load_inc(path: str) -> Any:
     except QuaLAError:
         raise
     except (OSError, ValueError) as error:
-        raise CheckpointError(_cannot_load(path, error)) from error
+        raise CheckpointError(cannot_load(path, error)) from error
 
 
 def _load_plain(config: Any, file: Path, ov_config: dict[str, Any]) -> PlainModel:
@@ -358,60 +332,3 @@ def _load_plain(config: Any, file: Path, ov_config: dict[str, Any]) -> PlainMode
         model_save_dir=file.parent,
     )
     return PlainModel(model, "f32")
-
-
-def find_backend(path: str) -> str:
-    """Tell what runs the model of a folder or repository; the faster one if there are several."""
-    return "openvino" if holds_ir(path) else "inc" if _holds_graph(path, GRAPH_NAME) else "torch"
-
-
-def holds_ir(path: str) -> bool:
-    """Tell whether a folder or repository holds a model that was exported to OpenVINO."""
-    return _holds_graph(path, IR_FILE)
-
-
-def _holds_graph(path: str, name: str) -> bool:
-    return _holds(path, name) or _holds(path, f"{SUBFOLDERS[name]}/{name}")
-
-
-def _holds(path: str, name: str) -> bool:
-    if Path(path).is_dir():
-        return (Path(path) / name).is_file()
-    if _looks_like_folder(path):
-        return False
-    try:
-        return bool(file_exists(path, name))
-    except HFValidationError:
-        return False  # loading it will say what is wrong
-    except (HTTPError, OfflineModeIsEnabled):
-        return isinstance(try_to_load_from_cache(path, name), str)
-
-
-def _looks_like_folder(path: str) -> bool:
-    return path.startswith((".", "/", "~")) or path.count("/") > 1
-
-
-def _check_folder(path: str, backend: str) -> None:
-    folder = Path(path)
-    if folder.is_file():
-        raise CheckpointError(f"model {path} is a file; give the folder that holds it")
-    if not folder.is_dir():
-        if _looks_like_folder(path):
-            raise CheckpointError(f"model folder {path} does not exist")
-        return
-    # OpenVINO runs a torch checkpoint too, in float32.
-    graph = {"openvino": IR_FILE, "inc": GRAPH_NAME}.get(backend)
-    legal = (*(() if graph is None else (graph,)), *(() if backend == "inc" else TORCH_FILES))
-    if not any((folder / name).is_file() for name in legal) and not (graph and _holds_graph(path, graph)):
-        raise CheckpointError(f"{path} holds no model for --backend {backend}: it has none of {', '.join(legal)}")
-
-
-def _cannot_load(path: str, error: Exception) -> str:
-    if not Path(path).is_dir():
-        return f"model {path} is no folder here and no repository that the Hub gives out ({_first_line(error)})"
-    return f"model {path} cannot be loaded: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

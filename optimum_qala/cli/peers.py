@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from optimum_qala.cli.console import Console
+from optimum_qala.cli.finding import size_on_disk
 from optimum_qala.cli.loading import (
     LoadedModel,
     PlainTorchModel,
     load_model,
     load_tokenizer,
     refuse_buckets,
-    size_on_disk,
 )
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.inference.bucket_options import BucketOptions

@@ -10,7 +10,8 @@ from typing import Any
 from optimum_qala._compat import require
 from optimum_qala._folders import check_output, copy_records
 from optimum_qala.cli.console import Console, format_table
-from optimum_qala.cli.loading import LoadedModel, load_model, size_on_disk
+from optimum_qala.cli.finding import size_on_disk
+from optimum_qala.cli.loading import LoadedModel, load_model
 from optimum_qala.cli.options import chosen_budgets, given, window_options
 from optimum_qala.errors import BackendError, ConfigurationError
 from optimum_qala.quantization.configuration import OVQuaLAConfig

@@ -10,7 +10,8 @@ from typing import Any
 from optimum_qala._compat import require
 from optimum_qala._folders import copy_records
 from optimum_qala.cli.console import Console, format_table
-from optimum_qala.cli.loading import LoadedModel, holds_ir, load_model
+from optimum_qala.cli.finding import holds_ir
+from optimum_qala.cli.loading import LoadedModel, load_model
 from optimum_qala.cli.options import given, window_options
 from optimum_qala.cli.outputs import resumable_folder, run_settings, write_json
 from optimum_qala.cli.stopwatch import Stopwatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,41 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from optimum_qala.errors import CheckpointError
-from optimum_qala.inference.inc_graph import GRAPH_NAME
+from optimum_qala.inference.inc_graph import GRAPH_NAME, WEIGHTS_NAME
 from optimum_qala.models.hub import hub_errors
 from optimum_qala.quantization.configuration import IR_NAME
 
 
-__all__ = ["SUBFOLDERS", "find_file", "find_graph"]
+__all__ = ["MODEL_FILES", "SUBFOLDERS", "find_file", "find_graph", "model_files", "total_size"]
 
 # Where a repository with several back ends keeps the graph of each; the torch model is at the root.
 SUBFOLDERS = {IR_NAME: "openvino", GRAPH_NAME: "inc"}
+# Files that hold a model, by back end; the first one tells that there is one.
+MODEL_FILES = {
+    "torch": ("model*.safetensors",),
+    "openvino": (IR_NAME, Path(IR_NAME).with_suffix(".bin").name),
+    "inc": (GRAPH_NAME, WEIGHTS_NAME),
+}
+
+
+def model_files(place: Path, backend: str) -> list[Path]:
+    """List the files that hold a model.
+
+    Args:
+        place: Where it lies: a folder, or the sub-folder of a back end.
+        backend: "torch", "openvino" or "inc".
+
+    Returns:
+        Those that exist; none if there is no model of that back end.
+    """
+    first, *others = MODEL_FILES[backend]
+    found = list(place.glob(first))
+    return [*found, *(file for pattern in others for file in place.glob(pattern))] if found else []
+
+
+def total_size(files: Iterable[Path]) -> int:
+    """Add up what files take, in bytes."""
+    return sum(file.stat().st_size for file in files)
 
 
 def find_graph(model_id: str | Path, name: str, hub: dict[str, Any]) -> tuple[Path | None, dict[str, Any]]:

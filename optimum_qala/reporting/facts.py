@@ -11,24 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from optimum_qala.errors import CheckpointError, DataError
-from optimum_qala.inference.inc_graph import GRAPH_NAME, WEIGHTS_NAME
+from optimum_qala.inference.files import MODEL_FILES, SUBFOLDERS, model_files, total_size
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET, QuaLAMiniLMConfig
-from optimum_qala.quantization.configuration import CONFIG_NAME, IR_NAME
+from optimum_qala.quantization.configuration import CONFIG_NAME
 from optimum_qala.quantization.inc_configuration import INC_CONFIG_NAME
 
 
 __all__ = ["BENCHMARK_NAME", "ModelFacts", "Variant", "budget_names", "read_facts"]
 
-SUBFOLDERS = ("", "openvino", "inc")
+PLACES = ("", *SUBFOLDERS.values())  # where in its folder a model may lie
 BENCHMARK_NAME = "benchmark.json"
 EMISSIONS_NAME = "emissions.csv"  # what codecarbon writes
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-# Files that hold a model, by back end; the first one tells that there is one.
-MODEL_FILES = {
-    "torch": ("model*.safetensors",),
-    "openvino": (IR_NAME, Path(IR_NAME).with_suffix(".bin").name),
-    "inc": (GRAPH_NAME, WEIGHTS_NAME),
-}
 RECORDS = {"openvino": CONFIG_NAME, "inc": INC_CONFIG_NAME}  # of how it was quantized
 _RATIOS = re.compile(r"[\d.,@\s]+")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -94,9 +88,7 @@ class ModelFacts:
     @property
     def tokenizer_subfolder(self) -> str:
         """Where the tokenizer lies; the folder itself if nowhere."""
-        places = [
-            part for part in SUBFOLDERS if any((self.folder / part / name).is_file() for name in TOKENIZER_FILES)
-        ]
+        places = [part for part in PLACES if any((self.folder / part / name).is_file() for name in TOKENIZER_FILES)]
         return places[0] if places else ""
 
     @property
@@ -134,7 +126,7 @@ def read_facts(folder: str | Path, benchmark: str | Path | None = None) -> Model
         DataError: If a file is damaged, or the benchmark is one of another model.
     """
     root = Path(folder)
-    variants = tuple(variant for part in SUBFOLDERS for variant in _variants(root, part))
+    variants = tuple(variant for part in PLACES for variant in _variants(root, part))
     if not variants:
         raise CheckpointError(
             f"{folder} holds no QuaLA-MiniLM: no config.json of one beside {', '.join(sorted(_marks()))}, neither in "
@@ -165,12 +157,10 @@ def _variants(root: Path, subfolder: str) -> list[Variant]:
     if config is None or config.get("model_type") != QuaLAMiniLMConfig.model_type:
         return []
     found = []
-    for backend, patterns in MODEL_FILES.items():
-        files = [file for pattern in patterns for file in place.glob(pattern)]
-        if any(file.match(patterns[0]) for file in files):
+    for backend in MODEL_FILES:
+        if files := model_files(place, backend):
             record = _read_if_there(place / RECORDS[backend]) if backend in RECORDS else None
-            size = sum(file.stat().st_size for file in files)
-            found.append(Variant(backend, subfolder, config, record, size))
+            found.append(Variant(backend, subfolder, config, record, total_size(files)))
     return found
 
 

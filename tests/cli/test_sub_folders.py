@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from optimum_qala.cli.loading import find_backend, load_model, size_on_disk
+from optimum_qala.cli.finding import find_backend, size_on_disk
+from optimum_qala.cli.loading import load_model
 from optimum_qala.errors import CheckpointError
 
 

@@ -7,6 +7,28 @@ import argparse
 import optimum.commands.register._qala_flags as flags
 
 
+def distill(parser: argparse.ArgumentParser) -> None:
+    flags.describe(
+        parser,
+        "Distil a BERT- or RoBERTa-shaped encoder into one of any depth and width on plain text, without labels\n"
+        "(MiniLMv2 or MiniLM). `train` then fine-tunes the result. An interrupted distillation goes on when the\n"
+        "command is run again.",
+        "  optimum-cli qala distill --teacher ./bert-base --data texts.txt --output student\n"
+        "  optimum-cli qala distill --teacher ./bert-base --data texts.txt --output student \\\n"
+        "      --student-layers 3 --student-hidden-size 384 --student-heads 12 --max-steps 100000 --bf16\n"
+        "  optimum-cli qala distill --teacher ./bert-base --data texts.txt --output student --init-layers 1,5,9",
+    )
+    parser.add_argument("--teacher", required=True, metavar="MODEL", help="folder or Hub repository id to learn from")
+    flags.data(parser, flags.TEXT_HELP, items="texts")
+    parser.add_argument("--validation-data", metavar="DATA", help="texts to measure the loss on after each epoch")
+    flags.output(parser)
+    flags.student(parser)
+    flags.relations(parser)
+    flags.texts(parser)
+    flags.steps(parser, rows="rows", learning_rate="0.0006", weight_decay="0.01", warmup_steps="0.01")
+    flags.common(parser)
+
+
 def shrink(parser: argparse.ArgumentParser) -> None:
     flags.describe(
         parser,

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 import optimum.commands.register._qala_flags as flags
+import optimum.commands.register._qala_reports as reports
 import optimum.commands.register._qala_students as students
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
@@ -69,31 +70,7 @@ class DistillCommand(_Subcommand):
 
     COMMAND = CommandInfo(name="distill", help="Make a small student of a teacher, on plain text.")
     implementation = "optimum_qala.cli.distill"
-
-    @staticmethod
-    def parse_args(parser: argparse.ArgumentParser) -> None:
-        """Declare the flags."""
-        flags.describe(
-            parser,
-            "Distil a BERT- or RoBERTa-shaped encoder into one of any depth and width on plain text, without labels\n"
-            "(MiniLMv2 or MiniLM). `train` then fine-tunes the result. An interrupted distillation goes on when the\n"
-            "command is run again.",
-            "  optimum-cli qala distill --teacher ./bert-base --data texts.txt --output student\n"
-            "  optimum-cli qala distill --teacher ./bert-base --data texts.txt --output student \\\n"
-            "      --student-layers 3 --student-hidden-size 384 --student-heads 12 --max-steps 100000 --bf16\n"
-            "  optimum-cli qala distill --teacher ./bert-base --data texts.txt --output student --init-layers 1,5,9",
-        )
-        parser.add_argument(
-            "--teacher", required=True, metavar="MODEL", help="folder or Hub repository id to learn from"
-        )
-        flags.data(parser, flags.TEXT_HELP, items="texts")
-        parser.add_argument("--validation-data", metavar="DATA", help="texts to measure the loss on after each epoch")
-        flags.output(parser)
-        flags.student(parser)
-        flags.relations(parser)
-        flags.texts(parser)
-        flags.steps(parser, rows="rows", learning_rate="0.0006", weight_decay="0.01", warmup_steps="0.01")
-        flags.common(parser)
+    parse_args = staticmethod(students.distill)
 
 
 class TrainCommand(_Subcommand):
@@ -296,30 +273,7 @@ class BenchmarkCommand(_Subcommand):
 
     COMMAND = CommandInfo(name="benchmark", help="Measure milliseconds per question at every budget.")
     implementation = "optimum_qala.cli.benchmark"
-
-    @staticmethod
-    def parse_args(parser: argparse.ArgumentParser) -> None:
-        """Declare the flags."""
-        flags.describe(
-            parser,
-            "Measure F1 and milliseconds on the true lengths of a data file, all interleaved in one process, and\n"
-            "write results.json, results.md and, with matplotlib, results.png.",
-            "  optimum-cli qala benchmark --model int8 --data dev.json --output report\n"
-            "  optimum-cli qala benchmark --model int8 --data dev.json --budget full --budget fast --output report\n"
-            "  optimum-cli qala benchmark --model int8 --data dev.json --output report --buckets --bulk \\\n"
-            "      --plain ./minilm --calibration-data train.json --depths 5 4 3 --bert-base --pad-to 384",
-        )
-        flags.model(parser)
-        flags.data(parser)
-        flags.output(parser)
-        flags.budgets(parser, f"measure this budget; may be repeated (default: all): {flags.BUDGET_HELP}")
-        flags.backend(parser)
-        flags.peers(parser)
-        flags.timing(parser)
-        parser.add_argument("--no-f1", action="store_true", help="leave F1 out, which takes longest on large data")
-        flags.buckets(parser)
-        flags.windows(parser)
-        flags.common(parser)
+    parse_args = staticmethod(reports.benchmark)
 
 
 class ReportCommand(_Subcommand):
@@ -327,41 +281,7 @@ class ReportCommand(_Subcommand):
 
     COMMAND = CommandInfo(name="report", help="Write the model card of a folder, with pictures.")
     implementation = "optimum_qala.cli.report"
-
-    @staticmethod
-    def parse_args(parser: argparse.ArgumentParser) -> None:
-        """Declare the flags."""
-        flags.describe(
-            parser,
-            "Write README.md, the model card, of what the files of a model folder say was measured, with metadata\n"
-            "for the Hub, and with matplotlib latency.png and tokens.png. Text that you wrote is kept. --question\n"
-            "and --context add example.png and example.html: which tokens of a text leave at which layer.",
-            "  optimum-cli qala report --model int8\n"
-            "  optimum-cli qala report --model int8 --benchmark benchmark/results.json --repo-id org/name\n"
-            '  optimum-cli qala report --model searched --question "Who wrote it?" --context "Ada wrote it."',
-        )
-        parser.add_argument(
-            "--model",
-            required=True,
-            metavar="FOLDER",
-            help="model folder, or one with models in its sub-folders openvino and inc",
-        )
-        parser.add_argument("--benchmark", metavar="FILE", help="results.json that benchmark wrote for this model")
-        parser.add_argument("--repo-id", metavar="ID", help="what users will load it by (default: the folder's name)")
-        parser.add_argument("--base-model", metavar="ID", help="repository that it was made of (default: if known)")
-        parser.add_argument(
-            "--output", metavar="FOLDER", help="new folder for the result (default: the model folder itself)"
-        )
-        group = parser.add_argument_group("example")
-        group.add_argument("--question", metavar="TEXT", help="question of the example")
-        group.add_argument("--context", metavar="TEXT", help="its text")
-        group.add_argument(
-            "--budget", metavar="BUDGET", help=f"{flags.BUDGET_HELP} (default: the one that drops most)"
-        )
-        group.add_argument(
-            "--torch-model", metavar="MODEL", help="what shows it, where the folder has no torch model itself"
-        )
-        flags.common(parser)
+    parse_args = staticmethod(reports.report)
 
 
 class ShrinkCommand(_Subcommand):
