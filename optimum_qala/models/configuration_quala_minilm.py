@@ -71,6 +71,8 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
         span_heads: Give every layer a span head of its own, which reads the layer's input: tokens that leave there
             keep its logits, and a budget may stop there. None means True where the token score reads span heads, as
             "answer" does, and False elsewhere.
+        quantization_aware: What a quantization-aware training learned besides the weights: see `QATRecord`. None if
+            there was none.
         budgets: Name -> {"retention": [...], "exit_layer": number of layers that run (all if absent or None), and what
             was measured at it}.
 
@@ -105,6 +107,7 @@ class QuaLAMiniLMConfig(PreTrainedConfig):
     min_tokens: int = 2
     span_heads: bool | None = None
     budgets: dict[str, dict[str, Any]] | None = None
+    quantization_aware: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

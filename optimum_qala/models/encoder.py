@@ -152,7 +152,7 @@ class QuaLAMiniLMEncoder(nn.Module):
             drops = index in schedule.ratios and index not in schedule.skip_layers
             spans = None
             if drops or output_exit_logits:
-                values, spans = self._read(index, hidden_states, readout, reads_spans)
+                values, spans = self.read(index, hidden_states, readout, reads_spans)
                 values = places.write(values, tokens, remember=drops)
                 if output_exit_logits:
                     exits.append(values)
@@ -178,7 +178,7 @@ class QuaLAMiniLMEncoder(nn.Module):
         if output_survival:
             depth = torch.full_like(hidden_states[:, :, :1], num_layers)
             survival = depths.write(depth, tokens, remember=False).squeeze(-1).to(torch.int64)
-        values, _ = self._read(num_layers, hidden_states, readout, reads_spans)
+        values, _ = self.read(num_layers, hidden_states, readout, reads_spans)
         return EncoderOutput(
             last_readout=places.write(values, tokens, remember=False),
             hidden_states=states if output_hidden_states else None,
@@ -190,10 +190,21 @@ class QuaLAMiniLMEncoder(nn.Module):
         """Return the first layer whose output is not that of a pass at full length."""
         return min([*schedule.ratios, *schedule.skip_layers], default=len(self.layer))
 
-    def _read(
+    def read(
         self, index: int, hidden_states: Tensor, readout: Callable[[Tensor], Tensor], reads_spans: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Read tokens after `index` layers: what they leave behind, and the logits of the span head there."""
+        """Read tokens.
+
+        Args:
+            index: After how many layers.
+            hidden_states: *Shape:* `(batch_size, num_tokens, hidden_size)`
+            readout: As in `forward`.
+            reads_spans: As in `forward`.
+
+        Returns:
+            What they leave behind, `(batch_size, num_tokens, readout_size)`, and the logits of the span head there,
+            `(batch_size, num_tokens, 2)`, if there is one.
+        """
         if self.span_heads is None or index == len(self.layer):
             return readout(hidden_states), None
         spans = self.span_heads[index](hidden_states)

@@ -60,7 +60,7 @@ def calibration_budgets(
 
 
 def narrow_config(config: QuaLAMiniLMConfig, drop_layers: Sequence[int] | None) -> QuaLAMiniLMConfig:
-    """Copy a configuration, with other layers that may drop.
+    """Copy a configuration for a graph that is exported, with other layers that may drop.
 
     Args:
         config: The configuration.
@@ -75,6 +75,7 @@ def narrow_config(config: QuaLAMiniLMConfig, drop_layers: Sequence[int] | None) 
     fields = config.to_dict()
     fields["drop_layers"] = None if drop_layers is None else sorted(drop_layers)
     fields.pop("auto_map", None)  # names code of the torch model
+    fields["quantization_aware"] = None  # belongs to its weights; a graph has ranges of its own
     narrowed: QuaLAMiniLMConfig = QuaLAMiniLMConfig.from_dict(fields)
     return narrowed
 

@@ -11,7 +11,7 @@ import copy
 import logging as python_logging
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -38,7 +38,9 @@ from optimum_qala.quantization.calibration import (
 from optimum_qala.quantization.configuration import IR_NAME
 from optimum_qala.quantization.inc_configuration import INCQuaLAConfig
 from optimum_qala.quantization.inc_export import export_graph, graph_inputs, graph_outputs, quantize_embeddings
+from optimum_qala.quantization.inc_qat import Learned
 from optimum_qala.quantization.outliers import BRANCH_NAME, find_outlier_neurons, split_outlier_neurons
+from optimum_qala.quantization.qat_record import QATRecord
 from optimum_qala.quantization.tuning import Accuracy, rank_by_sensitivity, tune
 from optimum_qala.question_answering.records import load_records
 from optimum_qala.question_answering.windows import WindowOptions
@@ -134,6 +136,8 @@ class INCQuaLAQuantizer:
 
         config = config or INCQuaLAConfig()
         output = check_output(save_directory)
+        if config.approach == "qat":
+            QATRecord.of(self.model.config, self.name)  # raises if there is none
         budgets = calibration_budgets(self.model.config, config.budgets)
         drop_layers = choose_drop_layers(self.model.config, config.drop_layers, budgets)
         report = progress or logger.info
@@ -158,7 +162,7 @@ class INCQuaLAQuantizer:
                 window_options=window_options,
                 seed=config.seed,
             )
-            model, applied = self._rewrite(config, samples)
+            model, applied, learned = self._rewrite(config, samples)
             report("exporting")
             graph = export_graph(model, graph_config)
             ignored = _ignored_modules(model, config)
@@ -171,14 +175,14 @@ class INCQuaLAQuantizer:
             }
             self.tokenizer.save_pretrained(folder)
             report(f"quantizing with {len(samples)} windows at {len(budgets)} budgets")
-            job = _Job(folder, graph, inputs, graph_config, config, applied)
+            job = _Job(folder, graph, inputs, graph_config, config, applied, learned)
             if validation is None:
                 record = job.make(ignored)
             else:
                 layers = [name for name in _linear_layers(model) if name not in ignored]
                 record = _make_accurate(
                     job,
-                    {"float32": self.model},
+                    {"float32": self.model if learned is None or learned.record.weight_bits == 8 else model},
                     ignored,
                     rank=lambda: rank_by_sensitivity(model, samples[:RANKING_SAMPLES], layers),
                     num_layers=len(layers),
@@ -199,17 +203,28 @@ class INCQuaLAQuantizer:
 
     def _rewrite(
         self, config: INCQuaLAConfig, samples: list[dict[str, Any]]
-    ) -> tuple[QuaLAMiniLMForQuestionAnswering, dict[str, Any]]:
+    ) -> tuple[QuaLAMiniLMForQuestionAnswering, dict[str, Any], Learned | None]:
         """Copy the model in the form that is exported, and say what was done to it."""
         model = copy.deepcopy(self.model).to(device="cpu", dtype=torch.float32).eval()
-        neurons = {}
-        if config.outlier_factor is not None:
+        record = QATRecord.of(self.model.config, self.name) if config.approach == "qat" else None
+        neurons: Mapping[int, list[int]] = {}
+        if record is not None:
+            neurons = record.outlier_neurons
+        elif config.outlier_factor is not None:
             neurons = find_outlier_neurons(self.model, samples[:OUTLIER_SAMPLES], config.outlier_factor)
+        layers = _linear_layers(model)
         if neurons:
             split_outlier_neurons(model, neurons)
         if config.quantize_embeddings:
             quantize_embeddings(model)
-        return model, {"outlier_neurons": {str(layer): found for layer, found in neurons.items()}}
+        applied: dict[str, Any] = {"outlier_neurons": {str(layer): found for layer, found in neurons.items()}}
+        if record is None:
+            return model, applied, None
+        return (
+            model,
+            applied | {"weight_bits": record.weight_bits},
+            Learned.round_weights(model, layers, record),
+        )
 
 
 @dataclass(frozen=True)
@@ -222,10 +237,11 @@ class _Job:
     graph_config: QuaLAMiniLMConfig
     config: INCQuaLAConfig
     applied: dict[str, Any]
+    learned: Learned | None = None
 
     def make(self, in_float: list[str]) -> INCQuaLAConfig:
         """Make and write the model with these layers in float; return its record."""
-        int8 = _convert(_prepare(copy.deepcopy(self.graph), self.config, in_float), self.inputs)
+        int8 = _convert(_prepare(copy.deepcopy(self.graph), self.config, in_float), self.inputs, self.learned)
         for name in (GRAPH_NAME, WEIGHTS_NAME):  # a model that was loaded from there may have the file mapped
             (self.folder / name).unlink(missing_ok=True)
         write_graph(int8, self.folder, list(self.inputs[0]), graph_outputs(self.graph_config))
@@ -314,7 +330,7 @@ def _prepare(graph: Any, config: INCQuaLAConfig, ignored: list[str]) -> torch.fx
     with _quiet():
         from neural_compressor.torch.quantization import DynamicQuantConfig, INT8StaticQuantConfig, prepare
 
-        kind = INT8StaticQuantConfig if config.approach == "static" else DynamicQuantConfig
+        kind = DynamicQuantConfig if config.approach == "dynamic" else INT8StaticQuantConfig
         settings = kind(
             w_granularity=config.weight_granularity,
             act_algo=config.activation_algorithm,
@@ -329,8 +345,10 @@ def _prepare(graph: Any, config: INCQuaLAConfig, ignored: list[str]) -> torch.fx
         return prepared
 
 
-def _convert(prepared: torch.fx.GraphModule, inputs: list[dict[str, torch.Tensor]]) -> torch.fx.GraphModule:
-    """Calibrate, and store the weights in 8 bits.
+def _convert(
+    prepared: torch.fx.GraphModule, inputs: list[dict[str, torch.Tensor]], learned: Learned | None = None
+) -> torch.fx.GraphModule:
+    """Calibrate, or take what a training learned, and store the weights in 8 bits.
 
     Calibration is no choice: Intel Neural Compressor finds the scales of weights by a forward pass as well, and a
     dynamic model that never ran gives zeros. Nor is `convert` of `neural_compressor.torch` one: it takes
@@ -339,8 +357,10 @@ def _convert(prepared: torch.fx.GraphModule, inputs: list[dict[str, torch.Tensor
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     with torch.no_grad(), _quiet():
-        for sample in inputs:
+        for sample in inputs if learned is None else inputs[:1]:
             prepared(sample)
+        if learned is not None:
+            learned.apply(prepared)
         converted: torch.fx.GraphModule = convert_pt2e(prepared, fold_quantize=True)
         logits = converted(inputs[0])
     if not any(bool(values.any()) for values in logits):

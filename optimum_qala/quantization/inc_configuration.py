@@ -22,10 +22,15 @@ __all__ = ["APPROACHES", "INC_CONFIG_NAME", "INCQuaLAConfig"]
 
 INC_CONFIG_NAME = "inc_config.json"
 
-APPROACHES = ("static", "dynamic")
+APPROACHES = ("static", "dynamic", "qat")
 ACTIVATION_ALGORITHMS = ("minmax", "kl")
 WEIGHT_GRANULARITIES = ("per_channel", "per_tensor")
 CRITERIA = ("relative", "absolute")
+# Settings that an approach has no use for.
+_SETTLED = {
+    "dynamic": ("activation_algorithm", "activation_symmetric"),
+    "qat": ("activation_algorithm", "activation_symmetric", "weight_granularity", "outlier_factor"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,10 @@ class INCQuaLAConfig:
 
     Args:
         approach: "static" fixes the range of every activation with calibration windows; "dynamic" finds it anew in
-            every call, which needs no representative windows, is slower, and lets rows of a batch touch each other.
-        num_samples: Windows to calibrate with.
+            every call, which needs no representative windows, is slower, and lets rows of a batch touch each other;
+            "qat" takes the ranges and outlier neurons of a training with `quantization_aware=True`. Weights that were
+            trained in 4 bits or ternary become 8-bit numbers of the same values, as large and as fast as others.
+        num_samples: Windows to calibrate with; for "qat" one would do, but layers are ranked with them.
         activation_algorithm: How static ranges are found: "minmax" averages the extremes of the windows; "kl" searches
             a histogram for the range that loses least.
         activation_symmetric: Centre static ranges on zero, which wastes some of them.
@@ -90,8 +97,6 @@ class INCQuaLAConfig:
         freeze_lists(self, ("budgets", "ignored_modules"))
         check_count("num_samples", self.num_samples)
         check_count("max_trials", self.max_trials)
-        if self.approach == "qat":
-            raise ConfigurationError("approach 'qat' is not available in this version; use 'static' or 'dynamic'")
         check_choices(
             self,
             {
@@ -115,14 +120,13 @@ class INCQuaLAConfig:
             )
         if self.budgets is not None and not self.budgets:
             raise ConfigurationError("budgets is empty; name budgets to calibrate at, or leave it out for all of them")
-        if self.approach == "dynamic":
-            defaults = {"activation_algorithm": "minmax", "activation_symmetric": False}
-            for name, default in defaults.items():
-                if getattr(self, name) != default:
-                    raise ConfigurationError(
-                        f"{name} {getattr(self, name)!r} has no effect in the approach 'dynamic', which finds ranges "
-                        "in every call; leave it out, or use approach 'static'"
-                    )
+        for name in _SETTLED.get(self.approach, ()):
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                reason = "finds ranges in every call" if self.approach == "dynamic" else "takes what training settled"
+                raise ConfigurationError(
+                    f"{name} {getattr(self, name)!r} has no effect in the approach {self.approach!r}, which {reason}; "
+                    "leave it out, or use approach 'static'"
+                )
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the file beside the model.

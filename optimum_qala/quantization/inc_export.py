@@ -20,13 +20,13 @@ from optimum_qala.errors import BackendError
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering
 from optimum_qala.quantization.configuration import RETENTION_INPUT, SIZES_INPUT, logit_names
+from optimum_qala.quantization.rounding import row_steps
 
 
 __all__ = ["export_graph", "graph_inputs", "graph_outputs", "input_names", "quantize_embeddings"]
 
 # No two of them alike and none below 2: `torch.export` would take equal sizes for the same one, and 0 and 1 for fixed.
 _EXAMPLE_BATCH, _EXAMPLE_LENGTH, _EXAMPLE_QUESTION = 3, 47, 5
-_LARGEST = 127
 
 
 class Int8Embedding(nn.Module):
@@ -38,9 +38,8 @@ class Int8Embedding(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        # Symmetric, so that an all-zero row such as the padding's stays zero.
-        scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST
-        self.register_buffer("table", torch.round(weight / scale).clamp(-_LARGEST, _LARGEST).to(torch.int8))
+        scale = row_steps(weight).unsqueeze(1)
+        self.register_buffer("table", torch.round(weight / scale).to(torch.int8))
         self.register_buffer("scale", scale)
         self.table: Tensor
         self.scale: Tensor

@@ -115,6 +115,8 @@ def _shrink_config(config: Any, kept: tuple[int, ...], num_layers: int) -> dict[
     if budgets:
         config.budgets = {}
     config.num_hidden_layers = len(kept)
+    if getattr(config, "quantization_aware", None) is not None:
+        config.quantization_aware = None  # its ranges are those of other layers
     if getattr(config, "drop_layers", None) is not None:
         groups = enumerate(_groups(kept, num_layers))
         config.drop_layers = [index for index, group in groups if set(group) & set(config.drop_layers)]

@@ -13,6 +13,8 @@ from optimum_qala.distillation.auxiliary import parse_loss_weights
 from optimum_qala.distillation.divergences import check_divergence
 from optimum_qala.distillation.mutual_information import ContrastOptions
 from optimum_qala.errors import ConfigurationError
+from optimum_qala.quantization.configuration import DEFAULT_OUTLIER_FACTOR
+from optimum_qala.quantization.rounding import WEIGHT_BITS
 from optimum_qala.training.recipe import load_recipe, override, save_recipe
 
 
@@ -95,6 +97,23 @@ class QuaLATrainingArguments(TrainingArguments):
         default=ContrastOptions.max_tokens,
         metadata={"help": "Most tokens of a batch that the loss 'mutual_information' compares with each other."},
     )
+    quantization_aware: bool = field(
+        default=False,
+        metadata={"help": "Round weights and activations in every pass as an int8 model does, so that it learns to."},
+    )
+    weight_bits: int = field(
+        default=8, metadata={"help": "Bits of the rounded weights of the layers: 8, 4, or 2 for ternary weights."}
+    )
+    outlier_factor: float = field(
+        default=DEFAULT_OUTLIER_FACTOR,
+        metadata={
+            "help": "Neurons whose activations exceed what is usual in their layer by this factor are not rounded; 0 "
+            "rounds all."
+        },
+    )
+    range_averaging: float = field(
+        default=0.1, metadata={"help": "Weight of the last step in the ranges of the rounded activations."}
+    )
     eval_budgets: list[str] = field(
         default_factory=list,
         metadata={"help": "Budgets besides full length to evaluate at: names or ratios such as 1,1,0.8,0.8,0.5,0.5."},
@@ -110,6 +129,7 @@ class QuaLATrainingArguments(TrainingArguments):
             )
         check_divergence(self.divergence, self.temperature, self.skew)
         ContrastOptions(self.mutual_information_alpha, self.mutual_information_tokens)  # checks both
+        self._check_quantization()
         self._check_ranges()
         for name in ("auxiliary_losses", "sub_model_auxiliary_losses"):
             setattr(self, name, parse_loss_weights(name, getattr(self, name)))
@@ -132,6 +152,27 @@ class QuaLATrainingArguments(TrainingArguments):
         for name in ("sub_model_label_weight", "teacher_weight", "early_exit_prob"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigurationError(f"{name} {getattr(self, name)} is not in [0, 1]")
+
+    def _check_quantization(self) -> None:
+        if self.weight_bits not in WEIGHT_BITS:
+            raise ConfigurationError(f"weight_bits {self.weight_bits!r} is not one of {list(WEIGHT_BITS)}")
+        if not (self.outlier_factor == 0.0 or 1.0 < self.outlier_factor < float("inf")):
+            raise ConfigurationError(
+                f"outlier_factor {self.outlier_factor!r} is not above 1; 0 rounds the activations of all neurons"
+            )
+        if not 0.0 < self.range_averaging <= 1.0:
+            raise ConfigurationError(f"range_averaging {self.range_averaging!r} is not in (0, 1]")
+        if self.quantization_aware and self.torch_compile:
+            raise ConfigurationError(
+                "quantization_aware=True changes what the layers compute, which torch_compile=True hides; turn one "
+                "of them off"
+            )
+        for name in ("weight_bits", "outlier_factor", "range_averaging"):
+            if not self.quantization_aware and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ConfigurationError(
+                    f"{name} {getattr(self, name)!r} has no effect without quantization_aware=True; leave it out, or "
+                    "turn that on"
+                )
 
     @classmethod
     def from_recipe(cls, path: str | Path, **arguments: Any) -> QuaLATrainingArguments:

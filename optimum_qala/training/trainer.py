@@ -33,6 +33,7 @@ from optimum_qala.training.evaluation import BudgetEvaluationTrainer
 from optimum_qala.training.grouping import LengthGroupingTrainer
 from optimum_qala.training.hub import HubTrainer
 from optimum_qala.training.pass_losses import LossLog, PassLoss, WeightedLoss
+from optimum_qala.training.quantization_aware import QuantizationAwareTrainer
 from optimum_qala.training.sampling import (
     sample_exit_layer,
     sample_length_config,
@@ -70,7 +71,7 @@ class _FullPass:
     trace: Trace
 
 
-class QuaLATrainer(HubTrainer, LengthGroupingTrainer, BudgetEvaluationTrainer):
+class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, BudgetEvaluationTrainer):
     """Trains one model for every budget.
 
     Args:

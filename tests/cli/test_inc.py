@@ -55,6 +55,7 @@ def test_int8_model_answers_at_its_budgets(quantize, qala, tiny_data, tmp_path):
     ("flags", "field", "value"),
     [
         (["--approach", "dynamic"], "approach", "dynamic"),
+        (["--approach", "qat"], "approach", "qat"),
         (["--activation-algorithm", "kl"], "activation_algorithm", "kl"),
         (["--symmetric-activations"], "activation_symmetric", True),
         (["--weight-granularity", "per_tensor"], "weight_granularity", "per_tensor"),
@@ -103,3 +104,24 @@ def test_mistake_is_named_and_nothing_written(quantize, tmp_path, flags, message
 def test_missing_extra_is_named(quantize, monkeypatch):
     monkeypatch.setattr("optimum_qala._compat._is_importable", lambda module: "neural" not in module)
     assert 'pip install "optimum-qala[neural-compressor]"' in quantize().error
+
+
+def test_quantization_aware_training_becomes_int8(qala, tiny_folder, tiny_data, tmp_path):
+    """Train, convert, answer; a search in between hands the ranges on, and plain quantization works as ever."""
+    trained, int8 = tmp_path / "trained", tmp_path / "int8"
+    flags = ("--max-steps", 2, "--batch-size", 4, "--quantization-aware", "--range-averaging", 0.5)
+    assert qala("train", "--model", tiny_folder, "--data", tiny_data, "--output", trained, *flags).code == 0
+    assert json.loads((trained / "training.json").read_text())["arguments"]["quantization_aware"] is True
+    assert "quantization_aware: true" in (trained / "recipe.yaml").read_text()
+    stored = json.loads((trained / "config.json").read_text())["quantization_aware"]
+    assert stored.keys() == {"weight_bits", "outlier_neurons", "activation_ranges"}
+    searched = tmp_path / "searched"
+    options = ("--population-size", 2, "--iterations", 1, "--max-evaluations", 3)
+    assert qala("search", "--model", trained, "--data", tiny_data, "--output", searched, *options).code == 0
+    assert json.loads((searched / "config.json").read_text())["quantization_aware"] == stored
+    arguments = ("quantize", "--backend", "inc", "--data", tiny_data, "--approach", "qat", "--num-samples", 2)
+    summary = qala(*arguments, "--model", searched, "--output", int8, "--json").json
+    assert summary["applied"]["weight_bits"] == 8
+    assert qala("predict", "--model", int8, "--data", tiny_data).out.count("\n") == 12
+    refused = qala(*arguments, "--model", tiny_folder, "--output", tmp_path / "other").error
+    assert "was not trained with quantization_aware=True, which approach 'qat' builds on; use approach" in refused

@@ -39,8 +39,7 @@ def test_file_gives_back_what_was_saved(tmp_path, config):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"approach": "qat"}, "approach 'qat' is not available in this version; use 'static' or 'dynamic'"),
-        ({"approach": "weights"}, r"approach 'weights' is not one of \['static', 'dynamic'\]"),
+        ({"approach": "weights"}, r"approach 'weights' is not one of \['static', 'dynamic', 'qat'\]"),
         ({"num_samples": 0}, "num_samples 0 is not a positive integer"),
         ({"max_trials": 0}, "max_trials 0 is not a positive integer"),
         ({"criterion": "strict"}, r"criterion 'strict' is not one of \['relative', 'absolute'\]"),
@@ -64,6 +63,11 @@ def test_file_gives_back_what_was_saved(tmp_path, config):
             "activation_algorithm 'kl' has no effect in the approach 'dynamic'",
         ),
         ({"approach": "dynamic", "activation_symmetric": True}, "activation_symmetric True has no effect"),
+        (
+            {"approach": "qat", "outlier_factor": None},
+            "outlier_factor None has no effect in the approach 'qat', which takes what training settled; leave it out",
+        ),
+        ({"approach": "qat", "weight_granularity": "per_tensor"}, "weight_granularity 'per_tensor' has no effect"),
     ],
 )
 def test_illegal_value_is_named(options, message):

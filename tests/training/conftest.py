@@ -7,8 +7,7 @@ import pytest
 from optimum_qala.question_answering.records import QARecord
 
 
-@pytest.fixture
-def records() -> list[QARecord]:
+def make_records() -> list[QARecord]:
     people, places = ["anna", "peter", "maria", "john"], ["paris", "london", "rome", "berlin"]
     return [
         QARecord(
@@ -21,3 +20,8 @@ def records() -> list[QARecord]:
         for person in people
         for place in places
     ]
+
+
+@pytest.fixture
+def records() -> list[QARecord]:
+    return make_records()

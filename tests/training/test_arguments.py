@@ -34,6 +34,13 @@ from optimum_qala.errors import ConfigurationError
         ({"divergence": "jensen"}, "divergence 'jensen' is not one of"),
         ({"temperature": -1.0}, "temperature -1.0 is not from 0.001 to 1000.0; beyond, losses"),
         ({"skew": 0.0}, "skew 0.0 is not between 0 and 1"),
+        ({"weight_bits": 3}, r"weight_bits 3 is not one of \[8, 4, 2\]"),
+        ({"outlier_factor": 1.0}, "outlier_factor 1.0 is not above 1; 0 rounds the activations of all neurons"),
+        ({"outlier_factor": float("inf")}, "outlier_factor inf is not above 1"),
+        ({"range_averaging": 0.0}, r"range_averaging 0.0 is not in \(0, 1\]"),
+        ({"weight_bits": 4}, "weight_bits 4 has no effect without quantization_aware=True; leave it out, or turn"),
+        ({"range_averaging": 0.2}, "range_averaging 0.2 has no effect without quantization_aware=True"),
+        ({"quantization_aware": True, "torch_compile": True}, "which torch_compile=True hides; turn one of them off"),
     ],
 )
 def test_illegal_values_are_refused(tmp_path: Path, settings: dict[str, float], message: str) -> None:

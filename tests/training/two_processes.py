@@ -1,11 +1,13 @@
 """Trains a tiny model for a few steps, in as many processes as torchrun starts, and saves its weights.
 
-Usage: two_processes.py MODEL DATA OUTPUT ROWS [auxiliary], where ROWS is the batch of one process, and "auxiliary"
-adds a teacher of another width and every auxiliary loss that compares samples one by one.
+Usage: two_processes.py MODEL DATA OUTPUT ROWS [auxiliary|rounded], where ROWS is the batch of one process,
+"auxiliary" adds a teacher of another width and every auxiliary loss that compares samples one by one, and "rounded"
+trains quantization-aware.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -26,9 +28,10 @@ def make_teacher() -> BertForQuestionAnswering:
     return BertForQuestionAnswering(BertConfig(vocab_size=200, initializer_range=0.3, **sizes))
 
 
-def main(model_path: str, data: str, output: str, rows: str, auxiliary: str = "") -> None:
+def main(model_path: str, data: str, output: str, rows: str, kind: str = "") -> None:
     """Train and save."""
     model = QuaLAMiniLMForQuestionAnswering.from_pretrained(model_path)
+    auxiliary = kind == "auxiliary"
     names = [name for name in AUXILIARY_LOSSES if name != "mutual_information"]  # which needs the whole batch
     weights = dict.fromkeys(names, 0.01) if auxiliary else {}
     arguments = QuaLATrainingArguments(
@@ -44,6 +47,7 @@ def main(model_path: str, data: str, output: str, rows: str, auxiliary: str = ""
         num_random_sub_models=2,
         auxiliary_losses=weights,
         sub_model_auxiliary_losses={name: weight for name, weight in weights.items() if name != "embeddings"},
+        quantization_aware=kind == "rounded",
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -58,8 +62,15 @@ def main(model_path: str, data: str, output: str, rows: str, auxiliary: str = ""
         teacher=make_teacher() if auxiliary else None,
     )
     trainer.train()
+    if trainer.fake_quantization is not None:
+        (Path(output) / f"ranges-{trainer.args.process_index}.json").write_text(
+            json.dumps(model.config.quantization_aware["activation_ranges"])
+        )
     if trainer.is_world_process_zero():
-        torch.save(model.state_dict() | trainer.auxiliary.state_dict(), Path(output) / "weights.pt")
+        state = model.state_dict() | trainer.auxiliary.state_dict()
+        if trainer.fake_quantization is not None:
+            state["ranges"] = trainer.fake_quantization.ranges
+        torch.save(state, Path(output) / "weights.pt")
 
 
 if __name__ == "__main__":

@@ -239,6 +239,17 @@ def adaptivity(parser: argparse.ArgumentParser) -> None:
     number(group, "--mutual-information-tokens", int, "tokens of a batch that it compares (default: 512)")
 
 
+def rounding(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("quantization-aware training")
+    group.add_argument(
+        "--quantization-aware", action="store_true", help="round weights and activations as an int8 model does"
+    )
+    number(group, "--weight-bits", int, "of the layers' weights: 8, 4, or 2 for ternary (default: 8)")
+    number(group, "--outlier-factor", float, "neurons this far above the usual stay float (default: 2.0)")
+    switch(group, "--no-outlier-neurons", "outlier_factor", 0.0, "round all neurons")
+    number(group, "--range-averaging", float, "weight of a step in the ranges of activations (default: 0.1)")
+
+
 def losses(parser: argparse._ActionsContainer, flag: str, help_text: str) -> None:
     parser.add_argument(flag, metavar="LOSSES", help=f"{help_text}, as in hidden_states=1,relations=0.5")
 

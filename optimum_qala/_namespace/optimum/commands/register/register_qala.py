@@ -98,6 +98,7 @@ class TrainCommand(_Subcommand):
         parser.add_argument("--recipe", metavar="FILE", help="YAML file of training settings; flags win over it")
         flags.steps(parser)
         flags.adaptivity(parser)
+        flags.rounding(parser)
         flags.token_selection(parser)
         flags.windows(parser)
         flags.common(parser)
@@ -170,7 +171,11 @@ class QuantizeCommand(_Subcommand):
         group.add_argument("--precision", choices=("f32", "bf16"), help="of the other operations (default: f32)")
         flags.switch(group, "--exact-bias-correction", "fast_bias_correction", False, "slower, more exact")
         group = parser.add_argument_group("int8 with --backend inc")
-        group.add_argument("--approach", choices=("static", "dynamic"), help="of activations (default: static)")
+        group.add_argument(
+            "--approach",
+            choices=("static", "dynamic", "qat"),
+            help="of activations; qat takes what train --quantization-aware learned (default: static)",
+        )
         group.add_argument(
             "--activation-algorithm", choices=("minmax", "kl"), help="that finds static ranges (default: minmax)"
         )
