@@ -15,7 +15,7 @@ from optimum_qala.errors import ConfigurationError
 
 
 # Fields of a configuration that speak of single layers, which the student does not have.
-_LAYER_FIELDS: dict[str, Any] = {"budgets": {}, "drop_layers": None}
+_LAYER_FIELDS: dict[str, Any] = {"budgets": {}, "drop_layers": None, "quantization_aware": None}
 
 
 @dataclass(frozen=True)

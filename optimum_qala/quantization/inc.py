@@ -125,6 +125,7 @@ class INCQuaLAQuantizer:
         Raises:
             AccuracyError: If every model that was tried loses more than `tolerable_loss`; nothing is written.
             BackendError: If no layer of the model may drop tokens, or the int8 model gives nothing but zeros.
+            CheckpointError: If `config` says "qat", but the model was not trained so.
             ConfigurationError: If the budgets leave no layer that drops tokens, `ignored_modules` matches none, or
                 there is a `tolerable_loss` but there are no validation records.
             DataError: If there are no records, or one is bad.
