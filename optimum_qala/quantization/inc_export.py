@@ -39,7 +39,8 @@ class Int8Embedding(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         scale = row_steps(weight).unsqueeze(1)
-        self.register_buffer("table", torch.round(weight / scale).to(torch.int8))
+        # Times the reciprocal, as torch's operators do: what lies halfway goes to the same side as in training.
+        self.register_buffer("table", torch.round(weight * scale.reciprocal()).to(torch.int8))
         self.register_buffer("scale", scale)
         self.table: Tensor
         self.scale: Tensor
