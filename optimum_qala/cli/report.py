@@ -16,6 +16,7 @@ from optimum_qala.cli.loading import load_model
 from optimum_qala.cli.options import window_options
 from optimum_qala.cli.outputs import write_json
 from optimum_qala.errors import CheckpointError, ConfigurationError, MissingExtraError, OutputExistsError
+from optimum_qala.models.hub import is_shown
 from optimum_qala.reporting.card_sections import EXAMPLE_PAGE, FIGURES
 from optimum_qala.reporting.example import trace_example
 from optimum_qala.reporting.example_picture import example_html, plot_example
@@ -102,8 +103,12 @@ def _check_replaced(folder: Path, made: list[Path]) -> None:
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     for path in made:
         old = folder / path.name
-        is_shown = f'"{path.name}"' in text or f"({path.name})" in text
-        if path.name != CARD_NAME and old.exists() and not is_shown and old.read_bytes() != path.read_bytes():
+        if (
+            path.name != CARD_NAME
+            and old.exists()
+            and not is_shown(path.name, text)
+            and old.read_bytes() != path.read_bytes()
+        ):
             raise OutputExistsError(
                 f"{old} exists and is not of an earlier report; nothing was written: rename it, or name a new folder "
                 "with --output"

@@ -17,7 +17,8 @@ from optimum_qala.reporting.tables import comparable_rows, in_buckets
 __all__ = ["EXAMPLE_PAGE", "FIGURES", "describe_budget", "describe_conditions", "name_variant", "write_sections"]
 
 BACKENDS = {"torch": "torch", "openvino": "OpenVINO", "inc": "Intel Neural Compressor"}
-EXTRAS = {"torch": "optimum-qala", "openvino": "optimum-qala[openvino]", "inc": "optimum-qala[neural-compressor]"}
+# What runs a model, not what quantizes it.
+EXTRAS = {"torch": "optimum-qala", "openvino": "optimum-qala[openvino]", "inc": "optimum-qala"}
 CLASSES = {"openvino": "OVQuaLAMiniLMForQuestionAnswering", "inc": "INCQuaLAMiniLMForQuestionAnswering"}
 # Pictures that `optimum-cli qala report` makes, by the section that shows them, and what they show.
 FIGURES = {
@@ -82,19 +83,22 @@ def describe_budget(budget: Mapping[str, Any], num_layers: int) -> str:
     return ", ".join(parts) if len(parts) > 1 else f"{parts[0]}, all tokens"
 
 
-def describe_conditions(row: Mapping[str, Any]) -> str:
+def describe_conditions(row: Mapping[str, Any], is_int8: bool = False) -> str:
     """Say in words what a latency depends on, as far as its row says it.
 
     Args:
         row: An entry of `latency_ms` in config.json.
+        is_int8: What was measured is quantized.
 
     Returns:
-        For example "openvino on A CPU, 2 threads, batch 1, f32, padded to a multiple of 32".
+        For example "OpenVINO int8 on A CPU, 2 threads, batch 1, floats in f32, padded to a multiple of 32".
     """
+    engine = row.get("backend") and BACKENDS.get(row["backend"], row["backend"])
+    engine = " ".join(part for part in (engine, "int8" if is_int8 else None) if part)
     padding = row.get("padding")
     padded = {None: None, "longest": "no padding" if row.get("batch") == 1 else "padded to the longest of the batch"}
     parts = [
-        " on ".join(str(row[name]) for name in ("backend", "cpu") if row.get(name) is not None) or None,
+        " on ".join(part for part in (engine, row.get("cpu")) if part) or None,
         None if row.get("threads") is None else f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}",
         None if row.get("batch") is None else f"batch {row['batch']}",
         None if row.get("precision") is None else f"floats in {row['precision']}",
@@ -144,17 +148,17 @@ def _budgets(facts: ModelFacts, repo_id: str) -> Iterator[str]:
 
 
 def _budget_table(variant: Variant, with_title: bool) -> Iterator[str]:
-    budgets = variant.budgets
+    budgets, is_int8 = variant.budgets, bool(variant.quantization)
     conditions: list[str] = []
     for budget in budgets.values():
         for row in budget.get("latency_ms") or ():
-            if (text := describe_conditions(row)) not in conditions:
+            if (text := describe_conditions(row, is_int8)) not in conditions:
                 conditions.append(text)
     letters = [""] if len(conditions) == 1 else [f" ({chr(ord('a') + index)})" for index in range(len(conditions))]
     accuracy = (variant.quantization or {}).get("accuracy") or {}
     rows = []
     for name, budget in budgets.items():
-        times = {describe_conditions(row): row.get("median") for row in budget.get("latency_ms") or ()}
+        times = {describe_conditions(row, is_int8): row.get("median") for row in budget.get("latency_ms") or ()}
         macs = budget.get("macs")
         row = {
             "budget": escape_markdown(name),
@@ -173,8 +177,7 @@ def _budget_table(variant: Variant, with_title: bool) -> Iterator[str]:
     if any(row["million MACs"] is not None for row in rows):
         notes.append("MACs are multiply-accumulate operations per window, padding left out.")
     for letter, text in zip(letters, conditions, strict=False):
-        int8 = "int8, " if variant.quantization else ""
-        notes.append(f"ms{letter}: median milliseconds per window; {int8}{escape_markdown(text)}.")
+        notes.append(f"ms{letter}: median milliseconds per window; {escape_markdown(text)}.")
     if notes:
         yield from (" ".join(notes), "")
 
@@ -339,7 +342,9 @@ def _limits(facts: ModelFacts, repo_id: str) -> Iterator[str]:
         yield "- Milliseconds hold for the machine and the conditions that are named; ratios carry over better."
     for reason in dict.fromkeys(one.applied.get("overflow_fix_reason") for one in facts.variants):
         if reason is not None:
-            yield f"- int8 was made for the CPU that quantized it: {escape_markdown(reason)}."
+            yield f'- int8 was made for CPUs like the one that quantized it: "{escape_markdown(reason)}".'
+    if any(variant.backend == "inc" for variant in facts.variants):
+        yield f"- {BACKENDS['inc']} needs a CPU with VNNI; on others its int8 sums may overflow."
 
 
 def _machines(variants: Sequence[Variant]) -> bool:
