@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def run(args: Namespace, console: Console) -> None:
     with _target(args, folder) as work:
         left_out = draw_figures(facts, work)
         if facts.benchmark is not None:
-            write_json(work / BENCHMARK_NAME, facts.benchmark)
+            write_json(work / BENCHMARK_NAME, _without_folders(facts.benchmark))
         if "question" in args:
             left_out |= _draw_example(args, facts, work)
         names = {path.name for path in work.iterdir()}
@@ -69,6 +70,17 @@ def run(args: Namespace, console: Console) -> None:
     output = getattr(args, "output", args.model)
     summary = {"model": args.model, "output": output, "files": files, "left_out": left_out}
     console.result(summary, f"written to {output}: {', '.join(files)}")
+
+
+def _without_folders(content: Any, key: str = "") -> Any:
+    """Copy a benchmark with names in place of absolute paths, which are nobody's business on the Hub."""
+    if isinstance(content, Mapping):
+        return {name: _without_folders(value, name) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_without_folders(value) for value in content]
+    if key == "command":
+        return shlex.join(_without_folders(word) for word in shlex.split(content))
+    return Path(content).name if isinstance(content, str) and Path(content).is_absolute() else content
 
 
 def _check_example_flags(args: Namespace) -> None:

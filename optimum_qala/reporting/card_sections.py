@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,48 +138,73 @@ def _summary(facts: ModelFacts, base_model: tuple[str, str | None] | None) -> It
 
 
 def _budgets(facts: ModelFacts, repo_id: str) -> Iterator[str]:
+    rows = [] if facts.benchmark is None else facts.benchmark["rows"]
+    timed = {row.get("backend") for row in rows if row.get("kind") == "budget"}
     for variant in facts.variants:
-        if variant.budgets:
-            yield from _budget_table(variant, with_title=len(facts.variants) > 1)
+        yield from _score_table(variant, len(facts.variants) > 1, timed)
+    yield from _work_tables([variant for variant in facts.variants if variant.budgets])
     if any(variant.budgets for variant in facts.variants):
         yield from _image(facts, "budgets")
         if facts.benchmark is None:
             yield from _image(facts, "latency")
 
 
-def _budget_table(variant: Variant, with_title: bool) -> Iterator[str]:
+def _score_table(variant: Variant, with_title: bool, timed: Collection[Any]) -> Iterator[str]:
+    """Show what was measured at the budgets, but for what the benchmark timed; narrow enough for a phone."""
     budgets, is_int8 = variant.budgets, bool(variant.quantization)
+    latencies = {
+        name: [row for row in budget.get("latency_ms") or () if row.get("backend") not in timed]
+        for name, budget in budgets.items()
+    }
     conditions: list[str] = []
-    for budget in budgets.values():
-        for row in budget.get("latency_ms") or ():
+    for measured in latencies.values():
+        for row in measured:
             if (text := describe_conditions(row, is_int8)) not in conditions:
                 conditions.append(text)
     letters = [""] if len(conditions) == 1 else [f" ({chr(ord('a') + index)})" for index in range(len(conditions))]
     accuracy = (variant.quantization or {}).get("accuracy") or {}
     rows = []
     for name, budget in budgets.items():
-        times = {describe_conditions(row, is_int8): row.get("median") for row in budget.get("latency_ms") or ()}
-        macs = budget.get("macs")
+        times = {describe_conditions(row, is_int8): row.get("median") for row in latencies[name]}
         row = {
             "budget": escape_markdown(name),
             "F1, %": budget.get("f1"),
             "F1 in float32, %": accuracy.get(name, {}).get("float32", {}).get("f1"),
             "EM, %": budget.get("em"),
-            "million MACs": None if macs is None else round(macs / 1e6),
         }
-        row |= {f"ms{letter}": times.get(text) for letter, text in zip(letters, conditions, strict=False)}
-        rows.append(row | {"what runs": describe_budget(budget, variant.num_layers)})
+        rows.append(row | {f"ms{letter}": times.get(text) for letter, text in zip(letters, conditions, strict=False)})
+    lines = table(rows, texts=("budget",))
+    if not lines or lines[0] == "| budget |":
+        return
     if with_title:
         yield from (f"### {name_variant(variant)}", "")
-    yield from table(rows, texts=("budget", "what runs"))
-    yield ""
+    yield from (*lines, "")
     notes = [*_score_notes(budgets)]
-    if any(row["million MACs"] is not None for row in rows):
-        notes.append("MACs are multiply-accumulate operations per window, padding left out.")
     for letter, text in zip(letters, conditions, strict=False):
         notes.append(f"ms{letter}: median milliseconds per window; {escape_markdown(text)}.")
     if notes:
         yield from (" ".join(notes), "")
+
+
+def _work_tables(variants: Sequence[Variant]) -> Iterator[str]:
+    """Show what the budgets run: once for all models of the same budgets."""
+    shared: dict[tuple[str, ...], list[Variant]] = {}
+    has_macs = False
+    for variant in variants:
+        rows = []
+        for name, budget in variant.budgets.items():
+            macs = budget.get("macs")
+            has_macs = has_macs or macs is not None
+            work = {"million MACs": None if macs is None else round(macs / 1e6)}
+            work["what runs"] = describe_budget(budget, variant.num_layers)
+            rows.append({"budget": escape_markdown(name), **work})
+        shared.setdefault(tuple(table(rows, texts=("budget", "what runs"))), []).append(variant)
+    for lines, of_them in shared.items():
+        if len(shared) > 1:
+            yield from (f"{', '.join(name_variant(variant) for variant in of_them)}:", "")
+        yield from (*lines, "")
+    if has_macs:
+        yield from ("MACs are multiply-accumulate operations per window, padding left out.", "")
 
 
 def _score_notes(budgets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -206,7 +231,8 @@ def _benchmark(facts: ModelFacts, repo_id: str) -> Iterator[str]:
                 "F1, %": row["f1"],
                 "EM, %": row["exact_match"],
                 "MB": row["size_mb"],
-                "runs in": escape_markdown(", ".join(parts)) or None,
+                # Not broken into lines: on a phone, the last column of a wide table is a few letters wide.
+                "runs in": escape_markdown(", ".join(parts)).replace(" ", "\N{NO-BREAK SPACE}") or None,
             }
             for row, parts in zip(rows, own, strict=True)
         ]
@@ -222,7 +248,7 @@ def _split_conditions(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], lis
             row["arithmetic"],
             f"floats in {row['precision']}",
             f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}",
-            "" if row["padding"] == "longest" else f"lengths in multiples of {row['padding'].rpartition(' ')[2]}",
+            "" if row["padding"] == "longest" else f"buckets of {row['padding'].rpartition(' ')[2]}",
         ]
         for row in rows
     ]
@@ -243,7 +269,7 @@ def _benchmark_notes(facts: ModelFacts, report: Mapping[str, Any]) -> Iterator[s
     if report["reference"] is not None:
         yield f'"times {escape_markdown(report["reference"])}" says how many times as fast a row is.'
     if any(in_buckets(row) for row in report["rows"]):
-        yield "Lengths in multiples: a compiled graph for each, to which windows are padded."
+        yield "Buckets: windows are padded to a multiple of that many tokens, with a compiled graph for each length."
     if BENCHMARK_NAME in facts.figures:
         yield f"All numbers: [{BENCHMARK_NAME}]({BENCHMARK_NAME})."
 
