@@ -17,7 +17,7 @@ from optimum_qala.checkpoints import check_tokenizer, load_backbone, load_encode
 from optimum_qala.cli.finding import cannot_load, check_folder, find_backend, first_line, size_on_disk
 from optimum_qala.errors import CheckpointError, ConfigurationError, QuaLAError
 from optimum_qala.inference.bucket_options import BucketOptions
-from optimum_qala.inference.files import find_file, find_graph
+from optimum_qala.inference.files import find_config, find_graph
 from optimum_qala.inference.graph import PRECISION_KEY, THREADS_KEY, check_plain_graph, read_graph
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.quantization.configuration import IR_NAME
@@ -293,8 +293,7 @@ def _load_openvino(path: str, threads: int | None, buckets: BucketOptions | None
     ov_config = ov_config | ({} if threads is None else {THREADS_KEY: threads})
     try:
         file, beside = find_graph(path, IR_NAME, {})
-        if beside and find_file(path, "config.json", beside) is None:
-            beside = {}  # plain models of others have one at the root only
+        beside = find_config(path, beside, {})
         stored, _ = PreTrainedConfig.get_config_dict(path, **beside)
         is_plain = stored.get("model_type") != QuaLAMiniLMConfig.model_type
         if is_plain and buckets is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from optimum_qala.cli.loading import load_model
 from optimum_qala.cli.options import window_options
 from optimum_qala.cli.outputs import write_json
 from optimum_qala.errors import CheckpointError, ConfigurationError, MissingExtraError, OutputExistsError
+from optimum_qala.models.hub import is_shown
 from optimum_qala.reporting.card_sections import EXAMPLE_PAGE, FIGURES
 from optimum_qala.reporting.example import trace_example
 from optimum_qala.reporting.example_picture import example_html, plot_example
@@ -48,7 +50,7 @@ def run(args: Namespace, console: Console) -> None:
     with _target(args, folder) as work:
         left_out = draw_figures(facts, work)
         if facts.benchmark is not None:
-            write_json(work / BENCHMARK_NAME, facts.benchmark)
+            write_json(work / BENCHMARK_NAME, _without_folders(facts.benchmark))
         if "question" in args:
             left_out |= _draw_example(args, facts, work)
         names = {path.name for path in work.iterdir()}
@@ -68,6 +70,17 @@ def run(args: Namespace, console: Console) -> None:
     output = getattr(args, "output", args.model)
     summary = {"model": args.model, "output": output, "files": files, "left_out": left_out}
     console.result(summary, f"written to {output}: {', '.join(files)}")
+
+
+def _without_folders(content: Any, key: str = "") -> Any:
+    """Copy a benchmark with names in place of absolute paths, which are nobody's business on the Hub."""
+    if isinstance(content, Mapping):
+        return {name: _without_folders(value, name) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_without_folders(value) for value in content]
+    if key == "command":
+        return shlex.join(_without_folders(word) for word in shlex.split(content))
+    return Path(content).name if isinstance(content, str) and Path(content).is_absolute() else content
 
 
 def _check_example_flags(args: Namespace) -> None:
@@ -102,8 +115,12 @@ def _check_replaced(folder: Path, made: list[Path]) -> None:
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     for path in made:
         old = folder / path.name
-        is_shown = f'"{path.name}"' in text or f"({path.name})" in text
-        if path.name != CARD_NAME and old.exists() and not is_shown and old.read_bytes() != path.read_bytes():
+        if (
+            path.name != CARD_NAME
+            and old.exists()
+            and not is_shown(path.name, text)
+            and old.read_bytes() != path.read_bytes()
+        ):
             raise OutputExistsError(
                 f"{old} exists and is not of an earlier report; nothing was written: rename it, or name a new folder "
                 "with --output"

@@ -15,7 +15,7 @@ from optimum_qala.models.hub import hub_errors
 from optimum_qala.quantization.configuration import IR_NAME
 
 
-__all__ = ["MODEL_FILES", "SUBFOLDERS", "find_file", "find_graph", "model_files", "total_size"]
+__all__ = ["MODEL_FILES", "SUBFOLDERS", "find_config", "find_file", "find_graph", "model_files", "total_size"]
 
 # Where a repository with several back ends keeps the graph of each; the torch model is at the root.
 SUBFOLDERS = {IR_NAME: "openvino", GRAPH_NAME: "inc"}
@@ -69,6 +69,24 @@ def find_graph(model_id: str | Path, name: str, hub: dict[str, Any]) -> tuple[Pa
         if nested is not None:
             return nested, inside
     return file, hub
+
+
+def find_config(model_id: str | Path, beside: dict[str, Any], hub: dict[str, Any]) -> dict[str, Any]:
+    """Find the config.json of a graph: beside it, or else at the root, where repositories of plain models have theirs.
+
+    Args:
+        model_id: Folder or repository id.
+        beside: Arguments that find the files beside the graph, as `find_graph` returns them.
+        hub: Arguments that were given to `find_graph`.
+
+    Returns:
+        Arguments that find it.
+
+    Raises:
+        CheckpointError: As `find_file`.
+        HubError: As `find_file`.
+    """
+    return hub if beside != hub and find_file(model_id, "config.json", beside) is None else beside
 
 
 def find_file(model_id: str | Path, name: str, hub: dict[str, Any]) -> Path | None:

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering
 from optimum_qala._compat import require
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError, UnknownBudgetError
 from optimum_qala.inference.bucket_options import BucketOptions
-from optimum_qala.inference.files import find_file
+from optimum_qala.inference.files import find_config, find_file, find_graph
 from optimum_qala.inference.graph import check_plain_graph, read_graph
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET, QuaLAMiniLMConfig
 from optimum_qala.models.conversion import HUB_ARGUMENTS
@@ -93,7 +93,7 @@ class OVBucketedModelForQuestionAnswering(OVSpanModel):
         """Load a model that optimum-intel exported, or export a torch checkpoint and load that.
 
         Args:
-            model_id: Folder or repository id.
+            model_id: Folder or repository id. The graph may be in its sub-folder `openvino`.
             export: False loads `openvino_model.xml`; True exports the torch checkpoint even if there is one; None
                 exports if there is none.
             config: Configuration to use instead of the stored one.
@@ -116,15 +116,16 @@ class OVBucketedModelForQuestionAnswering(OVSpanModel):
             raise ConfigurationError(f"from_pretrained has no argument {sorted(kwargs)[0]!r}")
         options: dict[str, Any] = {"buckets": buckets, "precision": precision, "device": device}
         options["ov_config"] = ov_config
-        file = None if export else find_file(model_id, IR_NAME, hub)
+        file, beside = (None, hub) if export else find_graph(model_id, IR_NAME, hub)
         if file is None and export is False:
             raise BackendError(f"{model_id} holds no {IR_NAME}; pass export=True to export its torch checkpoint")
         if file is None:
             graph, stored = _export(model_id, hub)
             return cls(graph, stored if config is None else config, **options)
-        if find_file(model_id, str(Path(IR_NAME).with_suffix(".bin")), hub) is None:
+        if find_file(model_id, str(Path(IR_NAME).with_suffix(".bin")), beside) is None:
             raise CheckpointError(f"{model_id} holds {IR_NAME} without its .bin file; download or export it again")
-        config = AutoConfig.from_pretrained(model_id, **hub) if config is None else config
+        if config is None:
+            config = AutoConfig.from_pretrained(model_id, **find_config(model_id, beside, hub))
         return cls(read_graph(file), config, model_save_dir=file.parent, **options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from fnmatch import fnmatch
@@ -81,7 +82,7 @@ class HubModel:
         repo_id: str,
         *,
         tokenizer: Any = None,
-        readme: str | None = None,
+        readme: str | Path | None = None,
         subfolder: str | None = None,
         commit_message: str | None = None,
         commit_description: str | None = None,
@@ -97,8 +98,9 @@ class HubModel:
         Args:
             repo_id: Repository, made if it does not exist.
             tokenizer: Tokenizer to upload along, to the root of the repository.
-            readme: Model card to upload along; by default the one that the repository has, or a new one of what was
-                measured.
+            readme: Model card to upload along: its text, or the Path of its file, from beside which the pictures and
+                pages that it shows are uploaded too. By default the card that the repository has, or a new one of what
+                was measured.
             subfolder: Folder of the repository for the model; the root if None. `from_pretrained` looks into
                 "openvino" and "inc" by itself.
             commit_message: Message of the commit.
@@ -116,7 +118,8 @@ class HubModel:
         Raises:
             HubError: If the Hub refuses the token, does not answer or breaks off. Nothing half-done stays there. The
                 error is also the one that huggingface_hub raised, for example a `RepositoryNotFoundError`.
-            ConfigurationError: If the sub-folder is outside the repository, or an argument is unknown.
+            ConfigurationError: If the sub-folder is outside the repository, an argument is unknown, or the card is no
+                file or the name of one where its text is expected.
         """
         if unknown := sorted(set(options) - set(self.save_options)):
             raise ConfigurationError(f"push_to_hub of {type(self).__name__} has no argument {unknown[0]!r}")
@@ -149,7 +152,7 @@ def push_folder(
     *,
     commit_message: str,
     commit_description: str | None = None,
-    readme: str | None = None,
+    readme: str | Path | None = None,
     tags: Sequence[str] | None = None,
     private: bool | None = None,
     token: str | bool | None = None,
@@ -164,7 +167,8 @@ def push_folder(
         repo_id: As in `HubModel.push_to_hub`, like everything below.
         commit_message: Message of the commit.
         commit_description: More about it.
-        readme: Model card; by default the folder's own, that of the repository, or a new one of what was measured.
+        readme: Model card, as in `HubModel.push_to_hub`; by default the folder's own, that of the repository, or a new
+            one of what was measured.
         tags: Tags to add to the card.
         private: Make a new repository private.
         token: Access token.
@@ -176,15 +180,17 @@ def push_folder(
         The commit.
 
     Raises:
+        ConfigurationError: If the card is no file, or the name of one where its text is expected.
         HubError: If the Hub refuses the token, does not answer or breaks off.
     """
+    given = _read_given(readme, folder)
     api = HfApi(token=token)
     with hub_errors(repo_id, revision, pushes=True):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not create_pr and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         stored = _read_card(api, repo_id, revision)
-    card = _choose_card(folder, readme, stored, repo_id)
+    card = _choose_card(folder, given, stored, repo_id)
     if card:
         (folder / CARD_NAME).write_text(_add_tags(card, tags), encoding="utf-8")
     every = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
@@ -200,6 +206,26 @@ def push_folder(
             revision=revision,
             create_pr=create_pr,
         )
+
+
+def is_shown(name: str, card: str) -> bool:
+    """Tell whether a model card shows a file that lies beside it, as a picture or by a link."""
+    return f'"{name}"' in card or f"({name})" in card
+
+
+def _read_given(readme: str | Path | None, folder: Path) -> str | None:
+    """Return the card that was given, if one was; what it shows of the files beside it goes into the folder."""
+    if isinstance(readme, str) and readme.endswith(".md") and "\n" not in readme:
+        raise ConfigurationError(f"readme {readme!r} is not the text of a card; give a file as Path({readme!r})")
+    if not isinstance(readme, Path):
+        return readme
+    if not readme.is_file():
+        raise ConfigurationError(f"readme {readme} is no file; `optimum-cli qala report` writes a card")
+    text = readme.read_text(encoding="utf-8")
+    for file in readme.parent.iterdir():
+        if file.is_file() and is_shown(file.name, text) and not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
+    return text
 
 
 def _read_card(api: HfApi, repo_id: str, revision: str | None) -> str:
@@ -290,4 +316,4 @@ def _hub_error(error: BaseException, repo_id: Any, revision: str | None, pushes:
     return made
 
 
-__all__ = ["HubModel", "hub_errors", "push_folder", "set_card_writer"]
+__all__ = ["HubModel", "hub_errors", "is_shown", "push_folder", "set_card_writer"]

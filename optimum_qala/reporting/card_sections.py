@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from optimum_qala.reporting.tables import comparable_rows, in_buckets
 __all__ = ["EXAMPLE_PAGE", "FIGURES", "describe_budget", "describe_conditions", "name_variant", "write_sections"]
 
 BACKENDS = {"torch": "torch", "openvino": "OpenVINO", "inc": "Intel Neural Compressor"}
-EXTRAS = {"torch": "optimum-qala", "openvino": "optimum-qala[openvino]", "inc": "optimum-qala[neural-compressor]"}
+# What runs a model, not what quantizes it.
+EXTRAS = {"torch": "optimum-qala", "openvino": "optimum-qala[openvino]", "inc": "optimum-qala"}
 CLASSES = {"openvino": "OVQuaLAMiniLMForQuestionAnswering", "inc": "INCQuaLAMiniLMForQuestionAnswering"}
 # Pictures that `optimum-cli qala report` makes, by the section that shows them, and what they show.
 FIGURES = {
@@ -82,19 +83,22 @@ def describe_budget(budget: Mapping[str, Any], num_layers: int) -> str:
     return ", ".join(parts) if len(parts) > 1 else f"{parts[0]}, all tokens"
 
 
-def describe_conditions(row: Mapping[str, Any]) -> str:
+def describe_conditions(row: Mapping[str, Any], is_int8: bool = False) -> str:
     """Say in words what a latency depends on, as far as its row says it.
 
     Args:
         row: An entry of `latency_ms` in config.json.
+        is_int8: What was measured is quantized.
 
     Returns:
-        For example "openvino on A CPU, 2 threads, batch 1, f32, padded to a multiple of 32".
+        For example "OpenVINO int8 on A CPU, 2 threads, batch 1, floats in f32, padded to a multiple of 32".
     """
+    engine = row.get("backend") and BACKENDS.get(row["backend"], row["backend"])
+    engine = " ".join(part for part in (engine, "int8" if is_int8 else None) if part)
     padding = row.get("padding")
     padded = {None: None, "longest": "no padding" if row.get("batch") == 1 else "padded to the longest of the batch"}
     parts = [
-        " on ".join(str(row[name]) for name in ("backend", "cpu") if row.get(name) is not None) or None,
+        " on ".join(part for part in (engine, row.get("cpu")) if part) or None,
         None if row.get("threads") is None else f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}",
         None if row.get("batch") is None else f"batch {row['batch']}",
         None if row.get("precision") is None else f"floats in {row['precision']}",
@@ -134,49 +138,73 @@ def _summary(facts: ModelFacts, base_model: tuple[str, str | None] | None) -> It
 
 
 def _budgets(facts: ModelFacts, repo_id: str) -> Iterator[str]:
+    rows = [] if facts.benchmark is None else facts.benchmark["rows"]
+    timed = {row.get("backend") for row in rows if row.get("kind") == "budget"}
     for variant in facts.variants:
-        if variant.budgets:
-            yield from _budget_table(variant, with_title=len(facts.variants) > 1)
+        yield from _score_table(variant, len(facts.variants) > 1, timed)
+    yield from _work_tables([variant for variant in facts.variants if variant.budgets])
     if any(variant.budgets for variant in facts.variants):
         yield from _image(facts, "budgets")
         if facts.benchmark is None:
             yield from _image(facts, "latency")
 
 
-def _budget_table(variant: Variant, with_title: bool) -> Iterator[str]:
-    budgets = variant.budgets
+def _score_table(variant: Variant, with_title: bool, timed: Collection[Any]) -> Iterator[str]:
+    """Show what was measured at the budgets, but for what the benchmark timed; narrow enough for a phone."""
+    budgets, is_int8 = variant.budgets, bool(variant.quantization)
+    latencies = {
+        name: [row for row in budget.get("latency_ms") or () if row.get("backend") not in timed]
+        for name, budget in budgets.items()
+    }
     conditions: list[str] = []
-    for budget in budgets.values():
-        for row in budget.get("latency_ms") or ():
-            if (text := describe_conditions(row)) not in conditions:
+    for measured in latencies.values():
+        for row in measured:
+            if (text := describe_conditions(row, is_int8)) not in conditions:
                 conditions.append(text)
     letters = [""] if len(conditions) == 1 else [f" ({chr(ord('a') + index)})" for index in range(len(conditions))]
     accuracy = (variant.quantization or {}).get("accuracy") or {}
     rows = []
     for name, budget in budgets.items():
-        times = {describe_conditions(row): row.get("median") for row in budget.get("latency_ms") or ()}
-        macs = budget.get("macs")
+        times = {describe_conditions(row, is_int8): row.get("median") for row in latencies[name]}
         row = {
             "budget": escape_markdown(name),
             "F1, %": budget.get("f1"),
             "F1 in float32, %": accuracy.get(name, {}).get("float32", {}).get("f1"),
             "EM, %": budget.get("em"),
-            "million MACs": None if macs is None else round(macs / 1e6),
         }
-        row |= {f"ms{letter}": times.get(text) for letter, text in zip(letters, conditions, strict=False)}
-        rows.append(row | {"what runs": describe_budget(budget, variant.num_layers)})
+        rows.append(row | {f"ms{letter}": times.get(text) for letter, text in zip(letters, conditions, strict=False)})
+    lines = table(rows, texts=("budget",))
+    if not lines or lines[0] == "| budget |":
+        return
     if with_title:
         yield from (f"### {name_variant(variant)}", "")
-    yield from table(rows, texts=("budget", "what runs"))
-    yield ""
+    yield from (*lines, "")
     notes = [*_score_notes(budgets)]
-    if any(row["million MACs"] is not None for row in rows):
-        notes.append("MACs are multiply-accumulate operations per window, padding left out.")
     for letter, text in zip(letters, conditions, strict=False):
-        int8 = "int8, " if variant.quantization else ""
-        notes.append(f"ms{letter}: median milliseconds per window; {int8}{escape_markdown(text)}.")
+        notes.append(f"ms{letter}: median milliseconds per window; {escape_markdown(text)}.")
     if notes:
         yield from (" ".join(notes), "")
+
+
+def _work_tables(variants: Sequence[Variant]) -> Iterator[str]:
+    """Show what the budgets run: once for all models of the same budgets."""
+    shared: dict[tuple[str, ...], list[Variant]] = {}
+    has_macs = False
+    for variant in variants:
+        rows = []
+        for name, budget in variant.budgets.items():
+            macs = budget.get("macs")
+            has_macs = has_macs or macs is not None
+            work = {"million MACs": None if macs is None else round(macs / 1e6)}
+            work["what runs"] = describe_budget(budget, variant.num_layers)
+            rows.append({"budget": escape_markdown(name), **work})
+        shared.setdefault(tuple(table(rows, texts=("budget", "what runs"))), []).append(variant)
+    for lines, of_them in shared.items():
+        if len(shared) > 1:
+            yield from (f"{', '.join(name_variant(variant) for variant in of_them)}:", "")
+        yield from (*lines, "")
+    if has_macs:
+        yield from ("MACs are multiply-accumulate operations per window, padding left out.", "")
 
 
 def _score_notes(budgets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -203,7 +231,8 @@ def _benchmark(facts: ModelFacts, repo_id: str) -> Iterator[str]:
                 "F1, %": row["f1"],
                 "EM, %": row["exact_match"],
                 "MB": row["size_mb"],
-                "runs in": escape_markdown(", ".join(parts)) or None,
+                # Not broken into lines: on a phone, the last column of a wide table is a few letters wide.
+                "runs in": escape_markdown(", ".join(parts)).replace(" ", "\N{NO-BREAK SPACE}") or None,
             }
             for row, parts in zip(rows, own, strict=True)
         ]
@@ -219,7 +248,7 @@ def _split_conditions(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], lis
             row["arithmetic"],
             f"floats in {row['precision']}",
             f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}",
-            "" if row["padding"] == "longest" else f"lengths in multiples of {row['padding'].rpartition(' ')[2]}",
+            "" if row["padding"] == "longest" else f"buckets of {row['padding'].rpartition(' ')[2]}",
         ]
         for row in rows
     ]
@@ -240,7 +269,7 @@ def _benchmark_notes(facts: ModelFacts, report: Mapping[str, Any]) -> Iterator[s
     if report["reference"] is not None:
         yield f'"times {escape_markdown(report["reference"])}" says how many times as fast a row is.'
     if any(in_buckets(row) for row in report["rows"]):
-        yield "Lengths in multiples: a compiled graph for each, to which windows are padded."
+        yield "Buckets: windows are padded to a multiple of that many tokens, with a compiled graph for each length."
     if BENCHMARK_NAME in facts.figures:
         yield f"All numbers: [{BENCHMARK_NAME}]({BENCHMARK_NAME})."
 
@@ -339,7 +368,9 @@ def _limits(facts: ModelFacts, repo_id: str) -> Iterator[str]:
         yield "- Milliseconds hold for the machine and the conditions that are named; ratios carry over better."
     for reason in dict.fromkeys(one.applied.get("overflow_fix_reason") for one in facts.variants):
         if reason is not None:
-            yield f"- int8 was made for the CPU that quantized it: {escape_markdown(reason)}."
+            yield f'- int8 was made for CPUs like the one that quantized it: "{escape_markdown(reason)}".'
+    if any(variant.backend == "inc" for variant in facts.variants):
+        yield f"- {BACKENDS['inc']} needs a CPU with VNNI; on others its int8 sums may overflow."
 
 
 def _machines(variants: Sequence[Variant]) -> bool:

@@ -63,11 +63,12 @@ def _benchmark_rows(facts: ModelFacts) -> tuple[list[dict[str, Any]], str]:
 
 def _budget_rows(facts: ModelFacts) -> tuple[list[dict[str, Any]], str]:
     """Choose the conditions under which most budgets of a model were measured; the first ones of these."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for variant in facts.variants:
         for name, budget in variant.budgets.items():
             for row in budget.get("latency_ms") or ():
                 point = {"name": name, "kind": "budget", "median_ms": row["median"], "f1": budget.get("f1")}
-                found.setdefault(f"{name_variant(variant)}; {describe_conditions(row)}", []).append(point)
-    best = max(found, key=lambda conditions: len(found[conditions]), default="")
-    return found.get(best, []), best
+                conditions = describe_conditions(row, bool(variant.quantization))
+                found.setdefault((name_variant(variant), conditions), []).append(point)
+    best = max(found, key=lambda key: len(found[key]), default=("", ""))
+    return found.get(best, []), best[1]

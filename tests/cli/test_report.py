@@ -21,7 +21,10 @@ EXAMPLE = ("--question", "where was anna born ?", "--context", "anna was born in
 def model(tmp_path):
     """A folder of which much is known, with empty weights."""
     folder = make_folder(tmp_path / "model", budgets=measured(latency_ms=[LATENCY]))
-    write(tmp_path / "results.json", benchmark_report(rows=[row("full", "budget", 3.0, 70.0)]))
+    places = {"model": "/home/jane/model", "data": "/home/jane/dev.json", "quantization": {"data": "/home/train.json"}}
+    command = "optimum-cli qala benchmark --model '/home/jane doe/int8' --data test.json"
+    rows = [row("full", "budget", 3.0, 70.0)]
+    write(tmp_path / "results.json", benchmark_report(rows=rows, command=command, **places))
     return folder
 
 
@@ -65,7 +68,11 @@ def test_a_new_folder_leaves_the_model_alone(qala, model, tmp_path):
 @needs_matplotlib
 def test_benchmark_stays_for_the_next_time(qala, model, tmp_path):
     qala("report", "--model", model, "--benchmark", tmp_path / "results.json")
-    assert json.loads((model / "benchmark.json").read_text())["rows"]
+    stored = json.loads((model / "benchmark.json").read_text())
+    assert stored["rows"]
+    assert "home" not in json.dumps(stored)
+    assert stored["quantization"] == {"data": "train.json"}
+    assert stored["command"] == "optimum-cli qala benchmark --model int8 --data test.json"
     card = (model / "README.md").read_text()
     assert qala("report", "--model", model).code == 0
     assert (model / "README.md").read_text() == card

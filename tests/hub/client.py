@@ -27,6 +27,7 @@ from optimum_qala import QuaLAMiniLMForQuestionAnswering
 from optimum_qala.question_answering.predictor import predict
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.question_answering.windows import WindowOptions
+from optimum_qala.reporting.model_card import write_model_card
 
 
 QUESTION, CONTEXT = "who built the old tower in paris ?", "anna built the old tower in paris . peter lived in rome ."
@@ -171,10 +172,11 @@ def load_root_tokenizer(repo_id: str, options: dict[str, Any]) -> Any:
 
 
 def run_page(page: str, sources: dict[str, str], folder: str) -> dict[str, Any]:
-    """Run the Python of a page of the documentation in a folder with the models that it names."""
+    """Run the Python of a page of the documentation in a folder as its commands leave it."""
     for name, source in sources.items():
         shutil.copytree(source, Path(folder) / name)
-    export(sources["searched"]).save_pretrained(Path(folder) / "int8")
+    export(sources["searched"]).save_pretrained(Path(folder) / "searched" / "openvino")
+    write_model_card(Path(folder) / "searched", repo_id="your-name/your-model")
     namespace: dict[str, Any] = {"__name__": "docs"}
     with contextlib.chdir(folder):
         for code in re.findall(r"^```python\n(.*?)^```$", Path(page).read_text(encoding="utf-8"), re.M | re.S):

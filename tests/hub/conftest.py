@@ -184,7 +184,7 @@ def pushed(tmp_path_factory, hub, client, model_folder, inc_folder) -> Results:
                     {
                         "page": str(PAGE),
                         "folder": str(tmp_path_factory.mktemp("page")),
-                        "sources": {"searched": str(model_folder), "by-inc": str(inc_folder)},
+                        "sources": {"searched": str(model_folder), "searched/inc": str(inc_folder)},
                     },
                 )
             ]

@@ -364,6 +364,8 @@ def test_page_of_the_documentation_runs(hub, pushed):
     assert pushed["page"] == {"classes": [f"{name}MiniLMForQuestionAnswering" for name in classes]}
     commits = hub.repositories["your-name/your-model"].branches["main"]
     assert len(commits) == 4
+    card = commits[-1].files["README.md"].decode()
+    assert card.count("pipeline(") == 3, "the card tells how to use all three"
     assert hub.repositories["your-name/your-model"].private
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from optimum_qala.inference.files import SUBFOLDERS, find_graph
+from optimum_qala.inference.files import SUBFOLDERS, find_config, find_graph
 
 
 GRAPHS = sorted(SUBFOLDERS)
@@ -37,3 +37,11 @@ class TestFindGraph:
         other = next(graph for graph in GRAPHS if graph != name)
         put(tmp_path, f"{SUBFOLDERS[other]}/{other}", other)
         assert find_graph(tmp_path, name, {}) == (None, {})
+
+
+def test_configuration_beside_the_graph_wins_over_that_of_the_root(tmp_path):
+    beside = {"subfolder": "openvino"}
+    put(tmp_path, "config.json")
+    assert find_config(tmp_path, beside, {}) == {}
+    put(tmp_path, "openvino/config.json")
+    assert find_config(tmp_path, beside, {}) == beside

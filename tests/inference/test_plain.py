@@ -60,6 +60,23 @@ def test_exported_model_is_preferred(plain_exported, plain_checkpoint, tmp_path)
     assert OVBucketedModelForQuestionAnswering.from_pretrained(tmp_path).model_save_dir == tmp_path
 
 
+@pytest.mark.parametrize("with_config", [False, True], ids=["config-at-root", "config-beside"])
+def test_graph_is_found_in_its_sub_folder(plain_exported, plain_checkpoint, tmp_path, with_config):
+    inside = tmp_path / "openvino"
+    shutil.copytree(plain_checkpoint, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(plain_exported, inside)
+    if not with_config:
+        (inside / "config.json").unlink()
+    model = OVBucketedModelForQuestionAnswering.from_pretrained(tmp_path, export=False)
+    assert model.model_save_dir == inside
+    assert model.config.model_type == "bert"
+    with pytest.raises(BackendError, match=r"holds no openvino_model\.xml"):
+        OVBucketedModelForQuestionAnswering.from_pretrained(tmp_path, export=False, subfolder="")
+    (inside / "openvino_model.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"openvino_model\.xml without its \.bin file"):
+        OVBucketedModelForQuestionAnswering.from_pretrained(tmp_path)
+
+
 def test_saved_model_is_one_of_optimum_intel(plain, tmp_path):
     from optimum.intel.openvino import OVModelForQuestionAnswering
 

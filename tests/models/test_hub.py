@@ -110,6 +110,35 @@ class TestCard:
         self.push(tmp_path, readme="given")
         assert commits[-1]["files"]["README.md"] == "given"
 
+    def test_card_that_is_a_file_comes_with_what_it_shows(self, tmp_path, commits):
+        own, pushed = tmp_path / "own", tmp_path / "pushed"
+        pushed.mkdir()
+        (pushed / "config.json").write_text("of the model")
+        own.mkdir()
+        card = '<img src="tokens.png">\n[All](all.json), [sizes](config.json), README.md, secret.txt'
+        for name, text in {"README.md": card, "tokens.png": "p", "all.json": "a", "config.json": "c"}.items():
+            (own / name).write_text(text)
+        (own / "secret.txt").write_text("s")
+        (own / "checkpoint-1").mkdir()
+        self.push(pushed, readme=own / "README.md")
+        assert commits[-1]["files"] == {
+            "README.md": card,
+            "tokens.png": "p",
+            "all.json": "a",
+            "config.json": "of the model",
+        }
+
+    def test_card_that_is_no_file_is_refused(self, tmp_path, commits):
+        with pytest.raises(
+            ConfigurationError, match=r"readme .*none/README\.md is no file; `optimum-cli qala report`"
+        ):
+            self.push(tmp_path, readme=tmp_path / "none" / "README.md")
+        with pytest.raises(
+            ConfigurationError, match=r"readme 'my/README\.md' is not the text.*Path\('my/README\.md'\)"
+        ):
+            self.push(tmp_path, readme="my/README.md")
+        assert commits[1:] == []
+
     def test_card_of_the_folder_comes_before_that_of_the_repository(self, tmp_path, commits):
         (tmp_path / "README.md").write_text("of the folder")
         self.push(tmp_path)

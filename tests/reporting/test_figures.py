@@ -159,7 +159,7 @@ def test_latencies_of_one_kind_are_compared(drawn, tmp_path):
     draw_figures(read_facts(make_folder(tmp_path, "openvino", budgets, quantization=INT8)), tmp_path)
     latency = boxes_of(drawn[0])
     assert {"full", "fast"} <= set(latency)
-    assert any("OpenVINO int8; openvino on A CPU, 2 threads, batch 1" in text.replace("\n", " ") for text in latency)
+    assert any("OpenVINO int8 on A CPU, 2 threads, batch 1" in text.replace("\n", " ") for text in latency)
 
 
 @needs_matplotlib

@@ -44,12 +44,15 @@ def everything(tmp_path):
 
 def test_card_has_the_budgets_with_what_they_were_measured_on(tmp_path):
     card = section(card_of(make_folder(tmp_path, budgets=measured(latency_ms=[LATENCY]))), "Budgets")
-    assert "| budget | F1, % | EM, % | million MACs | ms | what runs |" in card
-    assert "| full | 75.50 | 64.25 | 23 |  | 4 layers, all tokens |" in card
-    assert "| fast | 71.23 | 60.50 | 12 | 4.57 | 3 of 4 layers, 50 % of the tokens from layer 2 |" in card
+    assert "| budget | F1, % | EM, % | ms |\n" in card
+    assert "| full | 75.50 | 64.25 |  |\n" in card
+    assert "| fast | 71.23 | 60.50 | 4.57 |\n" in card
+    assert "| budget | million MACs | what runs |\n" in card
+    assert "| full | 23 | 4 layers, all tokens |" in card
+    assert "| fast | 12 | 3 of 4 layers, 50 % of the tokens from layer 2 |" in card
     assert "those of dev.json, by the SQuAD rules" in card
     assert (
-        "ms: median milliseconds per window; openvino on A CPU, 2 threads, batch 1, floats in f32, padded to a "
+        "ms: median milliseconds per window; OpenVINO on A CPU, 2 threads, batch 1, floats in f32, padded to a "
         "multiple of 32."
     ) in card
 
@@ -59,7 +62,21 @@ def test_latencies_under_several_conditions_have_columns_of_their_own(tmp_path):
     card = section(card_of(make_folder(tmp_path, budgets=measured(latency_ms=[LATENCY, other]))), "Budgets")
     assert "| ms (a) | ms (b) |" in card
     assert "| 4.57 | 9.00 |" in card
-    assert "ms (b): median milliseconds per window; openvino on B CPU" in card
+    assert "ms (b): median milliseconds per window; OpenVINO on B CPU" in card
+
+
+def test_what_runs_is_said_once_for_models_of_the_same_budgets(tmp_path):
+    make_folder(tmp_path, budgets={name: {**one, "f1": None, "em": None} for name, one in BUDGETS.items()})
+    make_folder(tmp_path / "openvino", "openvino", quantization=INT8)
+    card = section(card_of(tmp_path), "Budgets")
+    assert card.count("what runs") == card.count("MACs are") == 1
+    assert "### torch" not in card, "of which nothing was measured"
+    assert "### OpenVINO int8" in card
+    make_folder(tmp_path / "inc", "inc", budgets={"fast": {"retention": [1.0, 0.9, 0.9, 0.9]}}, quantization=INT8)
+    card = section(card_of(tmp_path), "Budgets")
+    assert card.count("what runs") == 2
+    assert "\ntorch, OpenVINO int8:\n" in card
+    assert "\nIntel Neural Compressor int8:\n" in card
 
 
 def test_float_scores_stand_beside_those_of_int8(tmp_path):
@@ -88,6 +105,8 @@ def test_words_for_budgets_and_conditions():
     assert describe_conditions({"threads": 1, "batch": 1, "padding": "longest"}) == "1 thread, batch 1, no padding"
     assert describe_conditions({"cpu": "X", "batch": 8, "padding": "longest"}).endswith("to the longest of the batch")
     assert describe_conditions({}) == ""
+    assert describe_conditions({"backend": "inc", "cpu": "X"}, is_int8=True) == "Intel Neural Compressor int8 on X"
+    assert describe_conditions({"backend": "new", "threads": 2}) == "new, 2 threads"
 
 
 def test_everything_that_is_known_is_there(everything):
@@ -111,7 +130,8 @@ def test_everything_that_is_known_is_there(everything):
         assert line.replace("\\", "") in training.replace("\\", ""), line
     limits = section(card, "Limits")
     assert "share 128 tokens" in limits
-    assert "this CPU has a\\_flag" in limits
+    assert 'made for CPUs like the one that quantized it: "this CPU has a\\_flag".' in limits
+    assert "VNNI" not in limits
 
 
 def test_benchmark_has_the_peers_and_says_what_was_measured(everything):
@@ -123,6 +143,7 @@ def test_benchmark_has_the_peers_and_says_what_was_measured(everything):
     assert "| plain int8 | 10.00 | 1.00 | 73.20 | 63.20 | 22.50 | int8 |" in first
     assert "plain int8, 3 layers" not in second
     assert "BERT-base" not in second
+    assert "ms:" not in section(card_of(everything), "Budgets"), "where they would be told twice"
     assert "padded to 200" not in second
     assert "100 questions of dev.json, 180 tokens a window" in second
     assert "on A CPU (avx2), 2026-01-02." in second
@@ -312,4 +333,5 @@ def test_code_of_sub_folders_names_them(tmp_path):
     assert 'OVQuaLAMiniLMForQuestionAnswering.from_pretrained("org/q", subfolder="openvino")' in usage
     assert 'INCQuaLAMiniLMForQuestionAnswering.from_pretrained("org/q", subfolder="inc")' in usage
     assert usage.count('AutoTokenizer.from_pretrained("org/q", subfolder="openvino")') == 2
-    assert "optimum-qala[neural-compressor]" in usage
+    assert 'With Intel Neural Compressor (`pip install "optimum-qala"`):' in usage  # torch runs it
+    assert "- Intel Neural Compressor needs a CPU with VNNI" in section(card_of(tmp_path), "Limits")
