@@ -32,7 +32,7 @@ score() {
 
 # A student of three layers, copied from PLAIN, trained for the same number of steps with ever more of the teacher.
 students() {
-    local steps=${STEPS:-400} options="--num_random_sub_models 0 --smallest_sub_model false --learning_rate 1.5e-4"
+    local steps=${STEPS:-1000} options="--num_random_sub_models 0 --smallest_sub_model false --learning_rate 1.5e-4"
     local teacher="$options --teacher_name_or_path $plain"
     [ -e "$work/shrunk" ] || optimum-cli qala shrink --model "$plain" --layers 3 --output "$work/shrunk"
     score "$work/shrunk" "$dev" shrunk-dev --budget full
@@ -70,7 +70,7 @@ losses() {
 
 # Three layers of BACKBONE learn its relations on the contexts of train.json; then both students are fine-tuned alike.
 texts() {
-    local steps=${STEPS:-300} tune=${TUNE_STEPS:-400}
+    local steps=${STEPS:-300} tune=${TUNE_STEPS:-1000}
     local options="--num_random_sub_models 0 --smallest_sub_model false --learning_rate 1.5e-4"
     [ -e "$work/start" ] || optimum-cli qala shrink --model "$backbone" --layers 3 --output "$work/start"
     [ -e "$work/distilled" ] || optimum-cli qala distill --teacher "$backbone" --student "$work/start" \
