@@ -79,7 +79,7 @@ def _without_folders(content: Any, key: str = "") -> Any:
     if isinstance(content, list):
         return [_without_folders(value) for value in content]
     if key == "command":
-        return shlex.join(_without_folders(word) for word in shlex.split(content))
+        return shlex.join("=".join(map(_without_folders, word.split("=", 1))) for word in shlex.split(content))
     return Path(content).name if isinstance(content, str) and Path(content).is_absolute() else content
 
 

@@ -79,13 +79,11 @@ class FakeQuantization:
 
     @property
     def record(self) -> QATRecord:
-        """What was decided and learned so far."""
-        ranges = [] if self.ranges is None else self.ranges.tolist()
-        return QATRecord(
-            self.weight_bits,
-            self.outlier_neurons,
-            {site: (low, high) for site, (low, high) in zip(self._sites, ranges, strict=True)},
-        )
+        """What was decided and learned so far; there are no ranges before the first `update`."""
+        ranges: dict[str, tuple[float, float]] = {}
+        if self.ranges is not None:
+            ranges = {site: (low, high) for site, (low, high) in zip(self._sites, self.ranges.tolist(), strict=True)}
+        return QATRecord(self.weight_bits, self.outlier_neurons, ranges)
 
     def update(self, share: Callable[[Tensor], Tensor] | None = None) -> None:
         """Let the ranges follow what was observed since the last update.
@@ -164,7 +162,10 @@ class FakeQuantization:
 
     def _begin_pass(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         is_full = isinstance(kwargs.get("budget"), str) and kwargs["budget"] == FULL_BUDGET
-        self._mask = kwargs.get("attention_mask") if self._observes and is_full else None
+        self._mask = None
+        if self._observes and is_full:
+            mask = kwargs.get("attention_mask")
+            self._mask = torch.ones_like(kwargs.get("input_ids", *args[:1])) if mask is None else mask
 
     def _read(self, encoder: Any, index: int, *args: Any) -> Any:
         """Read tokens after `index` layers; the head of the whole model then reads what that layer reads."""

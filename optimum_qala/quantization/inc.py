@@ -171,9 +171,10 @@ class INCQuaLAQuantizer:
             applied |= {
                 "model": source_name(self.name),
                 "budgets": {name: str(budget or FULL_BUDGET) for name, budget in budgets.items()},
-                "num_samples": len(samples),
                 "drop_layers": list(graph_config.dropping_layers),
             }
+            if learned is None:
+                applied["num_samples"] = len(samples)
             self.tokenizer.save_pretrained(folder)
             report(f"quantizing with {len(samples)} windows at {len(budgets)} budgets")
             job = _Job(folder, graph, inputs, graph_config, config, applied, learned)

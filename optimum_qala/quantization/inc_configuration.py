@@ -29,7 +29,13 @@ CRITERIA = ("relative", "absolute")
 # Settings that an approach has no use for.
 _SETTLED = {
     "dynamic": ("activation_algorithm", "activation_symmetric"),
-    "qat": ("activation_algorithm", "activation_symmetric", "weight_granularity", "outlier_factor"),
+    "qat": (
+        "activation_algorithm",
+        "activation_symmetric",
+        "weight_granularity",
+        "outlier_factor",
+        "quantize_embeddings",
+    ),
 }
 
 

@@ -15,13 +15,11 @@ from torch import Tensor, fx
 
 from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering
 from optimum_qala.quantization.qat_record import FINAL_SITE, QATRecord, bits_of, site_of
-from optimum_qala.quantization.rounding import round_weight, weight_steps
+from optimum_qala.quantization.rounding import INT8_LARGEST_STEPS, round_weight, weight_steps
 
 
 __all__ = ["Learned"]
 
-# What Intel Neural Compressor divides the largest weight of a row by.
-_LARGEST_STEPS = 127.5
 _MODEL = "model."  # the name of the model in the program that was exported
 
 
@@ -71,7 +69,7 @@ class Learned:
             values, weight = node.args[:2]
             name = str(weight.args[0].target).removeprefix(_MODEL).removesuffix(".weight")
             observer: Any = prepared.get_submodule(str(weight.target))
-            largest = _LARGEST_STEPS * self.steps[name]
+            largest = INT8_LARGEST_STEPS * self.steps[name]
             observer.min_val, observer.max_val = -largest, largest
             # The head of the whole model also reads what layers that drop tokens read, whose ranges those are.
             if site_of(name) != FINAL_SITE or str(values.target) not in sites:

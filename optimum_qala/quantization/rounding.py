@@ -13,6 +13,7 @@ from torch import Tensor
 
 
 __all__ = [
+    "INT8_LARGEST_STEPS",
     "WEIGHT_BITS",
     "affine_parameters",
     "round_activation",
@@ -27,7 +28,8 @@ WEIGHT_BITS = (8, 4, TERNARY)
 
 # Smallest and largest integer of a weight, and what its largest value is divided by for the step between two: of 8
 # bits as Intel Neural Compressor has it, of 4 so that both signs reach equally far.
-_WEIGHT_GRIDS = {8: (-128, 127, 127.5), 4: (-7, 7, 7.0)}
+INT8_LARGEST_STEPS = 127.5
+_WEIGHT_GRIDS = {8: (-128, 127, INT8_LARGEST_STEPS), 4: (-7, 7, 7.0)}
 _LARGEST_IN_ROW = 127
 _ACTIVATION_LEVELS = 255
 _LEAST_STEP = torch.finfo(torch.float32).eps  # as in torch's observers

@@ -22,7 +22,7 @@ def model(tmp_path):
     """A folder of which much is known, with empty weights."""
     folder = make_folder(tmp_path / "model", budgets=measured(latency_ms=[LATENCY]))
     places = {"model": "/home/jane/model", "data": "/home/jane/dev.json", "quantization": {"data": "/home/train.json"}}
-    command = "optimum-cli qala benchmark --model '/home/jane doe/int8' --data test.json"
+    command = "optimum-cli qala benchmark --model '/home/jane doe/int8' --data=/home/jane/test.json"
     rows = [row("full", "budget", 3.0, 70.0)]
     write(tmp_path / "results.json", benchmark_report(rows=rows, command=command, **places))
     return folder
@@ -72,7 +72,7 @@ def test_benchmark_stays_for_the_next_time(qala, model, tmp_path):
     assert stored["rows"]
     assert "home" not in json.dumps(stored)
     assert stored["quantization"] == {"data": "train.json"}
-    assert stored["command"] == "optimum-cli qala benchmark --model int8 --data test.json"
+    assert stored["command"] == "optimum-cli qala benchmark --model int8 --data=test.json"
     card = (model / "README.md").read_text()
     assert qala("report", "--model", model).code == 0
     assert (model / "README.md").read_text() == card

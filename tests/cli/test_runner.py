@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -113,7 +114,9 @@ def test_interrupt_is_reported(environment, tiny_folder):
     """Ctrl-C while the command waits for its next question."""
     command = ["optimum-cli", "qala", "predict", "--model", str(tiny_folder), "--data", "-", "--buffer-size", "1"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+    # A shell starts what runs in its background with interrupts ignored, and so would be what the tests start there.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, env=environment, text=True, preexec_fn=listen, **pipes) as process:  # noqa: PLW1509
         process.stdin.write('{"question": "where was anna born ?", "context": "anna was born in paris ."}\n')
         process.stdin.flush()
         assert process.stdout.readline()

@@ -116,6 +116,15 @@ def test_ranges_are_means_over_windows_without_padding(model, batch):
 
 
 @torch.no_grad()
+def test_a_pass_without_a_mask_has_no_padding(model, batch):
+    alone = {"input_ids": batch["input_ids"][:1]}
+    assert FakeQuantization(model).record.activation_ranges == {}
+    masked = observed(model, alone | {"attention_mask": torch.ones_like(alone["input_ids"])})
+    without_mask = observed(model, alone)
+    assert without_mask.ranges.abs().sum() > 0
+    assert torch.equal(without_mask.ranges, masked.ranges)
+
+
 def test_ranges_follow_what_full_passes_observe(model, batch):
     quantization = observed(model, batch, averaging=0.25)
     before = quantization.ranges

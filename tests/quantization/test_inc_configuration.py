@@ -68,6 +68,7 @@ def test_file_gives_back_what_was_saved(tmp_path, config):
             "outlier_factor None has no effect in the approach 'qat', which takes what training settled; leave it out",
         ),
         ({"approach": "qat", "weight_granularity": "per_tensor"}, "weight_granularity 'per_tensor' has no effect"),
+        ({"approach": "qat", "quantize_embeddings": False}, "quantize_embeddings False has no effect"),
     ],
 )
 def test_illegal_value_is_named(options, message):

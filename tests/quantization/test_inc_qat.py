@@ -70,6 +70,7 @@ def test_int8_model_computes_what_the_rounded_model_computes(scoring, bits, tiny
     assert record.approach == "qat"
     assert record.applied["weight_bits"] == bits
     assert record.applied["outlier_neurons"] == {"1": [3, 40]}
+    assert "num_samples" not in record.applied  # nothing was calibrated
     assert json.loads((tmp_path / "int8" / "config.json").read_text()).get("quantization_aware") is None
     tensors = load_file(tmp_path / "int8" / "inc_weights.safetensors")
     shapes = {(32, 32), (64, 32), (32, 64)}  # of the layers, neither of heads nor of tables
