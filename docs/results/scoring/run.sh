@@ -21,6 +21,12 @@ for score in attention question answer; do
 done
 python "$here/compare.py" "$raw/validation.json" "$data/validation.json" answer="$work/answer" \
     question="$work/question" attention="$work/attention"
+for score in attention question answer; do
+    optimum-cli qala quantize --model "$work/$score" --backend openvino --data "$data/train.json" --budget full \
+        --budget 1,1,1,0.5,0.5,0.5 --budget 1,1,0.7,0.7,0.7,0.7 --num-samples 100 --output "$work/$score-int8"
+done
+python "$here/milliseconds.py" "$data/validation.json" "$raw/milliseconds.json" answer="$work/answer-int8" \
+    question="$work/question-int8" attention="$work/attention-int8"
 if [ $# -gt 3 ]; then
     python "$here/same_model.py" "$4" "$data/validation.json" "$raw/same-model.json"
 fi
