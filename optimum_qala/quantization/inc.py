@@ -137,8 +137,7 @@ class INCQuaLAQuantizer:
 
         config = config or INCQuaLAConfig()
         output = check_output(save_directory)
-        if config.approach == "qat":
-            QATRecord.of(self.model.config, self.name)  # raises if there is none
+        trained = QATRecord.of(self.model.config, self.name) if config.approach == "qat" else None
         budgets = calibration_budgets(self.model.config, config.budgets)
         drop_layers = choose_drop_layers(self.model.config, config.drop_layers, budgets)
         report = progress or logger.info
@@ -163,7 +162,7 @@ class INCQuaLAQuantizer:
                 window_options=window_options,
                 seed=config.seed,
             )
-            model, applied, learned = self._rewrite(config, samples)
+            model, applied, learned = self._rewrite(config, samples, trained)
             report("exporting")
             graph = export_graph(model, graph_config)
             ignored = _ignored_modules(model, config)
@@ -204,11 +203,10 @@ class INCQuaLAQuantizer:
         config.save_pretrained(folder)
 
     def _rewrite(
-        self, config: INCQuaLAConfig, samples: list[dict[str, Any]]
+        self, config: INCQuaLAConfig, samples: list[dict[str, Any]], record: QATRecord | None
     ) -> tuple[QuaLAMiniLMForQuestionAnswering, dict[str, Any], Learned | None]:
         """Copy the model in the form that is exported, and say what was done to it."""
         model = copy.deepcopy(self.model).to(device="cpu", dtype=torch.float32).eval()
-        record = QATRecord.of(self.model.config, self.name) if config.approach == "qat" else None
         neurons: Mapping[int, list[int]] = {}
         if record is not None:
             neurons = record.outlier_neurons

@@ -25,8 +25,10 @@ for score in attention question answer; do
     optimum-cli qala quantize --model "$work/$score" --backend openvino --data "$data/train.json" --budget full \
         --budget 1,1,1,0.5,0.5,0.5 --budget 1,1,0.7,0.7,0.7,0.7 --num-samples 100 --output "$work/$score-int8"
 done
-python "$here/milliseconds.py" "$data/validation.json" "$raw/milliseconds.json" answer="$work/answer-int8" \
-    question="$work/question-int8" attention="$work/attention-int8"
+python "$here/../milliseconds.py" "$data/validation.json" "$raw/milliseconds.json" 24 "full 1,1,1,1,1,1@5 1,1,1,1,0.3,0.3 \
+    1,1,1,0.7,0.35,0.35 1,1,1,0.5,0.5,0.5 1,1,1,0.5,0.5,0.5@5 1,1,0.7,0.7,0.7,0.7 1,1,0.5,0.5,0.5,0.5" \
+    answer="buckets-32:$work/answer-int8" question="buckets-32:$work/question-int8" \
+    attention="buckets-32:$work/attention-int8"
 if [ $# -gt 3 ]; then
     python "$here/same_model.py" "$4" "$data/validation.json" "$raw/same-model.json"
 fi

@@ -9,12 +9,10 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 from transformers import AutoTokenizer
 
 from optimum_qala import QuaLAMiniLMForQuestionAnswering
-from optimum_qala.question_answering.metrics import score_question
-from optimum_qala.question_answering.predictor import predict
+from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import load_records
 
 
@@ -32,8 +30,7 @@ def main() -> None:
         options = {"token_scoring": token_scoring, "score_pooling": pooling, "span_heads": True}
         model = QuaLAMiniLMForQuestionAnswering.from_pretrained(path, drop_layers=[2, 3, 4, 5], **options).eval()
         for budget in BUDGETS:
-            answers = predict(model, tokenizer, records, budget=budget)
-            f1 = float(np.mean([100.0 * score_question(record, found[0].text).f1 for record, found in answers]))
+            f1 = evaluate(model, tokenizer, records, budget=budget)["f1"]
             rows.append({"token_scoring": token_scoring, "score_pooling": pooling, "budget": budget, "f1": f1})
     report = {"num_questions": len(records), "rows": rows}
     Path(output).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
