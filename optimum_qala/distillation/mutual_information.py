@@ -51,7 +51,8 @@ def interpolated_bound(scores: Tensor, alpha: float) -> Tensor:
     where m(y_j) is the mean of e^f(x_i, y_j) over all i, and m' that over i != j, because y_j must not depend on the x
     of the last term (the nonlinearly interpolated bound of Poole et al., arXiv 1905.06922; MI-alpha of Distiller,
     arXiv 2109.11105). alpha = 1 is InfoNCE, log K - cross-entropy of finding x_j among all x; alpha = 0 is NWJ, TUBA
-    with a constant baseline.
+    with a constant baseline. Between the two, m(y_j) holds x_j itself, as in InfoNCE, and is not independent of it:
+    for few tokens the estimate may lie a little above the bound.
 
     The constant loses nothing: a critic that is affine in y, as that of `AuxiliaryLosses`, adds some g(y) to f, which
     is the same as a learned baseline e^(1 - g(y)).

@@ -21,6 +21,7 @@ from optimum_qala.inference.files import find_file, find_graph
 from optimum_qala.inference.graph import retention_of
 from optimum_qala.inference.grouping import pad_logits, real_lengths
 from optimum_qala.inference.inc_graph import GRAPH_NAME, WEIGHTS_NAME, cut_graph, read_graph
+from optimum_qala.inference.int8_fusion import fuse_kernels
 from optimum_qala.inference.int8_kernels import has_kernels, use_int8_kernels
 from optimum_qala.inference.sizes import plan_sizes
 from optimum_qala.models.budget_choice import Conditions, choose_budget
@@ -75,6 +76,7 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
         self.quantization = quantization
         self.files = files
         self.num_int8_layers = use_int8_kernels(graph)
+        fuse_kernels(graph)
         if not has_kernels():
             logger.warning(
                 f"torch {torch.__version__} has no int8 kernels for this CPU, so the model runs in float32, with int8 "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from optimum_qala.distillation.auxiliary import parse_loss_weights
+from optimum_qala.distillation.auxiliary import AUXILIARY_LOSSES, parse_loss_weights
 from optimum_qala.distillation.divergences import check_divergence
 from optimum_qala.distillation.mutual_information import ContrastOptions
 from optimum_qala.errors import ConfigurationError
@@ -133,6 +133,17 @@ class QuaLATrainingArguments(TrainingArguments):
         self._check_ranges()
         for name in ("auxiliary_losses", "sub_model_auxiliary_losses"):
             setattr(self, name, parse_loss_weights(name, getattr(self, name)))
+        self._check_losses()
+
+    def _check_losses(self) -> None:
+        losses = {*self.auxiliary_losses, *self.sub_model_auxiliary_losses}  # type: ignore[misc]
+        for reads, names in (
+            ("uses_relation_heads", ["relation_heads"]),
+            ("critic", ["mutual_information_alpha", "mutual_information_tokens"]),
+        ):
+            readers = sorted(name for name, loss in AUXILIARY_LOSSES.items() if getattr(loss, reads))
+            condition = f"one of the losses {readers}; leave it out, or name one in auxiliary_losses"
+            self._check_effect(not losses.isdisjoint(readers), condition, *names)
 
     def _check_ranges(self) -> None:
         if self.num_random_sub_models < 0:
@@ -167,12 +178,19 @@ class QuaLATrainingArguments(TrainingArguments):
                 "quantization_aware=True changes what the layers compute, which torch_compile=True hides; turn one "
                 "of them off"
             )
-        for name in ("weight_bits", "outlier_factor", "range_averaging"):
-            if not self.quantization_aware and getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise ConfigurationError(
-                    f"{name} {getattr(self, name)!r} has no effect without quantization_aware=True; leave it out, or "
-                    "turn that on"
-                )
+        self._check_effect(
+            self.quantization_aware,
+            "quantization_aware=True; leave it out, or turn that on",
+            "weight_bits",
+            "outlier_factor",
+            "range_averaging",
+        )
+
+    def _check_effect(self, is_used: bool, condition: str, *names: str) -> None:
+        """Refuse settings that were changed and that nothing reads."""
+        for name in names:
+            if not is_used and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ConfigurationError(f"{name} {getattr(self, name)!r} has no effect without {condition}")
 
     @classmethod
     def from_recipe(cls, path: str | Path, **arguments: Any) -> QuaLATrainingArguments:

@@ -40,6 +40,15 @@ from optimum_qala.errors import ConfigurationError
         ({"range_averaging": 0.0}, r"range_averaging 0.0 is not in \(0, 1\]"),
         ({"weight_bits": 4}, "weight_bits 4 has no effect without quantization_aware=True; leave it out, or turn"),
         ({"range_averaging": 0.2}, "range_averaging 0.2 has no effect without quantization_aware=True"),
+        ({"relation_heads": 4}, "relation_heads 4 has no effect without one of the losses .'relations'.; leave"),
+        (
+            {"mutual_information_alpha": 0.9, "auxiliary_losses": "relations=1"},
+            "mutual_information_alpha 0.9 has no effect without one of the losses .'mutual_information'.; leave",
+        ),
+        (
+            {"mutual_information_tokens": 9},
+            "mutual_information_tokens 9 has no effect without one of the losses .'mut",
+        ),
         ({"quantization_aware": True, "torch_compile": True}, "which torch_compile=True hides; turn one of them off"),
     ],
 )
