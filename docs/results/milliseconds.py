@@ -1,7 +1,7 @@
 """Milliseconds of models at budgets, one window at a time at its true length, everything taking turns in one process.
 
 Usage: python milliseconds.py DATA OUTPUT_JSON NUM_WINDOWS "BUDGET BUDGET ..." NAME=KIND:FOLDER ... KIND is torch,
-torch-bf16, openvino, inc, or buckets-16 for OpenVINO in buckets of 16 tokens, or of as many as it says.
+torch-bf16, openvino, inc, inc-compiled, or buckets-16 for OpenVINO in buckets of 16 tokens, or of as many as it says.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from optimum_qala.reporting.benchmark import describe_machine, sample_windows
 REPEATS = 3
 
 
-def load(kind: str, folder: str) -> Any:
+def load(kind: str, folder: str, budgets: list[str]) -> Any:
     """Load a model of a kind."""
     if kind.startswith("torch"):
         dtype = torch.bfloat16 if kind == "torch-bf16" else torch.float32
@@ -40,6 +40,10 @@ def load(kind: str, folder: str) -> Any:
     if kind.startswith("buckets-"):
         options = BucketOptions(length_multiple=int(kind.removeprefix("buckets-")), max_graphs=600)
         return OVQuaLAMiniLMForQuestionAnswering.from_pretrained(folder, buckets=options)
+    if kind == "inc-compiled":
+        model = INCQuaLAMiniLMForQuestionAnswering.from_pretrained(folder)
+        model.compile(budgets)
+        return model
     classes = {"openvino": OVQuaLAMiniLMForQuestionAnswering, "inc": INCQuaLAMiniLMForQuestionAnswering}
     return classes[kind].from_pretrained(folder)
 
@@ -49,7 +53,7 @@ def main() -> None:
     data, output, num_windows, budgets, *pairs = sys.argv[1:]
     sources = {name: source.split(":", 1) for name, _, source in (pair.partition("=") for pair in pairs)}
     tokenizer = AutoTokenizer.from_pretrained(next(iter(sources.values()))[1])
-    models = {name: load(kind, folder) for name, (kind, folder) in sources.items()}
+    models = {name: load(kind, folder, budgets.split()) for name, (kind, folder) in sources.items()}
     windows = sample_windows(make_windows(load_records(data, limit=2000), tokenizer), int(num_windows))
     random.Random(0).shuffle(windows)
     elapsed: dict[tuple[str, str], list[float]] = {(name, budget): [] for name in models for budget in budgets.split()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from optimum_qala.errors import BackendError, CheckpointError, ConfigurationErro
 from optimum_qala.inference.files import find_file, find_graph
 from optimum_qala.inference.graph import retention_of
 from optimum_qala.inference.grouping import pad_logits, real_lengths
+from optimum_qala.inference.inc_compile import Program, compile_program, default_compile_cache, program_file
 from optimum_qala.inference.inc_graph import GRAPH_NAME, WEIGHTS_NAME, cut_graph, read_graph
 from optimum_qala.inference.int8_fusion import fuse_kernels
 from optimum_qala.inference.int8_kernels import has_kernels, use_int8_kernels
@@ -44,7 +46,7 @@ logger = logging.get_logger(__name__)
 class INCQuaLAMiniLMForQuestionAnswering(HubModel):
     """An int8 QuaLA-MiniLM that torch runs on a CPU. Calls take the same `budget` as the torch model's.
 
-    Its linear layers are the int8 kernels that torch carries, so nothing is compiled and any shape runs at once.
+    Its linear layers are the int8 kernels that torch carries, so any shape runs at once. `compile` makes it faster.
     Threads may share a model. A thread that needs another budget than the others names it in the call; `set_budget`
     changes it for all.
 
@@ -88,7 +90,8 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
                 "--backend openvino, which has an overflow fix"
             )
         self._graph = graph
-        self._programs: dict[int | None, fx.GraphModule] = {}
+        self._programs: dict[int | None, Program] = {}
+        self.compiled_exits: set[int | None] = set()
         self._lock = threading.Lock()
         self._budget: LengthConfig | None = None
 
@@ -172,7 +175,39 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
 
     __call__ = forward
 
-    def _program(self, exit_layer: int | None) -> fx.GraphModule:
+    def compile(self, budgets: Sequence[Any] | None = None, cache_dir: str | Path | None = None) -> None:
+        """Replace what runs by machine code for this CPU, which torch's inductor makes.
+
+        A C++ compiler takes about a minute for every number of layers that the budgets run. The result is kept in a
+        cache of this machine, from where another process has it in a second.
+
+        Args:
+            budgets: Budgets to compile for, as in `set_budget`; full length and all named ones if None. Those that
+                run another number of layers are not compiled.
+            cache_dir: The cache; `default_compile_cache` if None. Its files hold code, so nobody else may write there.
+
+        Raises:
+            BackendError: If there is no C++ compiler, or the graph cannot be compiled.
+            CheckpointError: If the files that the model was loaded from are gone or damaged.
+            LengthConfigError: If a budget does not fit the model.
+            UnknownBudgetError: If the model has no budget of that name.
+        """
+        chosen = [None, *(self.config.budgets or {})] if budgets is None else budgets
+        resolved = [None if budget is None else self.config.resolve_budget(budget) for budget in chosen]
+        cache = default_compile_cache() if cache_dir is None else Path(cache_dir)
+        graph = None
+        for exit_layer in {None if budget is None else budget.exit_layer for budget in resolved}:
+            if exit_layer in self.compiled_exits:
+                continue
+            graph = read_graph(*self.files) if graph is None else graph  # as it was, without the kernels
+            program = compile_program(
+                cut_graph(graph, logit_names(exit_layer)), self.config, program_file(cache, self.files, exit_layer)
+            )
+            with self._lock:
+                self._programs[exit_layer] = program
+                self.compiled_exits.add(exit_layer)
+
+    def _program(self, exit_layer: int | None) -> Program:
         """Return the graph without the layers that do not run."""
         with self._lock:
             if exit_layer not in self._programs:

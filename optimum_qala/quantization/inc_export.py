@@ -23,7 +23,7 @@ from optimum_qala.quantization.configuration import RETENTION_INPUT, SIZES_INPUT
 from optimum_qala.quantization.rounding import row_steps
 
 
-__all__ = ["export_graph", "graph_inputs", "graph_outputs", "input_names", "quantize_embeddings"]
+__all__ = ["export_graph", "graph_inputs", "graph_outputs", "input_names", "quantize_embeddings", "trace_program"]
 
 # No two of them alike and none below 2: `torch.export` would take equal sizes for the same one, and 0 and 1 for fixed.
 _EXAMPLE_BATCH, _EXAMPLE_LENGTH, _EXAMPLE_QUESTION = 3, 47, 5
@@ -162,6 +162,24 @@ def export_graph(model: QuaLAMiniLMForQuestionAnswering, config: QuaLAMiniLMConf
     traced.set_budget(None)
     traced.config.drop_layers = config.drop_layers
     traced.config._attn_implementation = "sdpa"  # one fused operation in the graph
+    program = trace_program(_Program(traced), config)
+    graph: torch.fx.GraphModule = program.module(check_guards=False)  # type: ignore[assignment]
+    return graph
+
+
+def trace_program(program: nn.Module, config: QuaLAMiniLMConfig) -> torch.export.ExportedProgram:
+    """Export a module that takes the graph's inputs by name. Batch size, length and token counts are dynamic.
+
+    Args:
+        program: The module.
+        config: Configuration of the model, which says what the inputs are.
+
+    Returns:
+        The exported program.
+
+    Raises:
+        BackendError: If its code cannot be exported.
+    """
     example = graph_inputs(_example(config), config)
     shapes: dict[str, Any] = {
         name: {axis: torch.export.Dim.AUTO for axis in range(tensor.dim())} for name, tensor in example.items()
@@ -169,8 +187,8 @@ def export_graph(model: QuaLAMiniLMForQuestionAnswering, config: QuaLAMiniLMConf
     shapes[RETENTION_INPUT] = {}
     try:
         with torch.no_grad():
-            program = torch.export.export(
-                _Program(traced),
+            return torch.export.export(
+                program,
                 (example,),
                 dynamic_shapes=(shapes,),
                 prefer_deferred_runtime_asserts_over_guards=True,
@@ -181,8 +199,6 @@ def export_graph(model: QuaLAMiniLMForQuestionAnswering, config: QuaLAMiniLMConf
             f"torch {torch.__version__} cannot export this model ({reason[0] if reason else type(error).__name__}); "
             "use the versions of constraints.txt"
         ) from error
-    graph: torch.fx.GraphModule = program.module(check_guards=False)  # type: ignore[assignment]
-    return graph
 
 
 def _example(config: QuaLAMiniLMConfig) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,119 @@
+"""Machine code of an int8 graph, made by torch's inductor ahead of time and kept for the next process.
+
+The code is made for this CPU and this version of torch and stays in a cache of this machine: a folder or repository of
+a model never holds any, so loading a model from elsewhere runs none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from huggingface_hub import constants
+from torch import Tensor, fx, nn
+
+from optimum_qala.errors import BackendError
+from optimum_qala.models.budget_choice import cpu_name
+from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
+from optimum_qala.quantization.inc_export import input_names, trace_program
+
+
+__all__ = ["Program", "compile_program", "default_compile_cache", "program_file"]
+
+Program = Callable[..., tuple[Tensor, ...]]
+
+
+class _Caller(nn.Module):
+    """A graph as a module that takes its inputs by name."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__()
+        self.program = graph  # torch.export would mix up a module of the name "graph" with its own
+
+    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        results: tuple[Tensor, ...] = self.program(*inputs.values())
+        return results
+
+
+def default_compile_cache() -> Path:
+    """Name the folder of compiled programs: `optimum_qala/compiled` in the cache of Hugging Face (`HF_HOME`)."""
+    return Path(constants.HF_HOME) / "optimum_qala" / "compiled"
+
+
+def program_file(cache: Path, files: tuple[Path, Path], exit_layer: int | None) -> Path:
+    """Name the file of a program in a cache: other weights, another CPU or another torch make another file.
+
+    Args:
+        cache: The cache.
+        files: The graph and its weights.
+        exit_layer: Number of layers that the program runs; all if None.
+
+    Returns:
+        The file, which need not exist.
+    """
+    digest = hashlib.sha256()
+    for text in (torch.__version__, cpu_name(), torch.backends.cpu.get_cpu_capability(), str(exit_layer)):
+        digest.update(text.encode() + b"\0")
+    for file in files:
+        digest.update(file.read_bytes())
+    return cache / f"{digest.hexdigest()}.pt2"
+
+
+def compile_program(graph: fx.GraphModule, config: QuaLAMiniLMConfig, file: Path) -> Program:
+    """Load a compiled graph from the cache, or compile it, which takes about a minute, and keep it there.
+
+    Args:
+        graph: The graph as it was read, without the kernels of `use_int8_kernels`, cut to the outputs that are wanted.
+        config: Configuration of the model.
+        file: Its file in the cache, as `program_file` names it. Its code is run: whoever may write it may run code.
+
+    Returns:
+        The program, which takes what the graph takes, in any shape. Threads may share it.
+
+    Raises:
+        BackendError: If it has to be compiled, and there is no C++ compiler, or inductor cannot compile the graph.
+    """
+    from torch._inductor import aoti_load_package
+
+    if not file.is_file():
+        _check_compiler()
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=file.parent) as folder:  # other processes may compile it, too
+            package = Path(folder) / file.name
+            _compile(graph, config, package)
+            package.replace(file)
+    program = aoti_load_package(str(file))
+    names = input_names(config)
+    return lambda *inputs: tuple(program(dict(zip(names, inputs, strict=True))))
+
+
+def _check_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, RuntimeError) as error:
+        raise BackendError(
+            "compiling needs a C++ compiler, and none was found; install g++ or name one in the environment variable "
+            "CXX, or do not compile: the model then runs at once, on the int8 kernels of torch, and a little slower"
+        ) from error
+
+
+def _compile(graph: fx.GraphModule, config: QuaLAMiniLMConfig, file: Path) -> None:
+    from torch._inductor import aoti_compile_and_package
+
+    program = trace_program(_Caller(graph), config)
+    try:
+        with torch.no_grad():
+            # Frozen, weights are constants, which the int8 kernels ask for.
+            aoti_compile_and_package(program, package_path=str(file), inductor_configs={"freezing": True})
+    except Exception as error:  # inductor raises errors of many kinds, its C++ compiler's among them
+        reason = str(error).strip().splitlines()
+        raise BackendError(
+            f"torch {torch.__version__} cannot compile this model ({reason[0] if reason else type(error).__name__}); "
+            "do not compile: it then runs on the int8 kernels of torch"
+        ) from error
