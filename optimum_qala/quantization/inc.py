@@ -75,7 +75,7 @@ class INCQuaLAQuantizer:
         CheckpointError: If the model is of another kind, is quantized already, has no trained span head, or the
             tokenizer is another model's.
         ConfigurationError: If a model in memory comes without its tokenizer.
-        MissingExtraError: If Intel Neural Compressor or torchao is not installed.
+        MissingExtraError: If Intel Neural Compressor or torchao is not installed, or of a version that does not fit.
     """
 
     def __init__(self, model: str | Path | QuaLAMiniLMForQuestionAnswering, tokenizer: Any = None) -> None:

@@ -60,7 +60,7 @@ class OVQuaLAQuantizer:
         CheckpointError: If the model is of another kind, is exported already, has no trained span head, or the
             tokenizer is another model's.
         ConfigurationError: If a model in memory comes without its tokenizer.
-        MissingExtraError: If OpenVINO, NNCF or optimum-intel is not installed.
+        MissingExtraError: If OpenVINO, NNCF or optimum-intel is not installed, or of a version that does not fit.
     """
 
     def __init__(self, model: str | Path | QuaLAMiniLMForQuestionAnswering, tokenizer: Any = None) -> None:
