@@ -128,7 +128,7 @@ class INCQuaLAQuantizer:
             CheckpointError: If `config` says "qat", but the model was not trained so.
             ConfigurationError: If the budgets leave no layer that drops tokens, `ignored_modules` matches none, or
                 there is a `tolerable_loss` but there are no validation records.
-            DataError: If there are no records, or one is bad.
+            DataError: If there are no records, one is bad, or none to calibrate with has a context.
             LengthConfigError: If a budget does not fit the model.
             OutputExistsError: If `save_directory` is a file or not empty.
             UnknownBudgetError: If the model has no budget that `config` names.

@@ -109,7 +109,7 @@ class OVQuaLAQuantizer:
 
         Raises:
             ConfigurationError: If the budgets leave no layer that drops tokens.
-            DataError: If there are no records, or one is bad.
+            DataError: If there are no records, one is bad, or none to calibrate with has a context.
             LengthConfigError: If a budget does not fit the model.
             OutputExistsError: If `save_directory` is a file or not empty.
             UnknownBudgetError: If the model has no budget that `config` names.
