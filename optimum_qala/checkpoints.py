@@ -215,3 +215,20 @@ def check_tokenizer(model_config: Any, tokenizer: PreTrainedTokenizerBase, path:
                 f"{name} is {given} in the tokenizer of {path}, but {expected} in the model's config.json; "
                 "load the tokenizer that the model was trained with"
             )
+
+
+def check_same_tokens(teacher_tokenizer: Any, tokenizer: Any, teacher: str | Path) -> None:
+    """Raise if a teacher reads other tokens than its student, even if it reads as many.
+
+    Args:
+        teacher_tokenizer: Tokenizer of the teacher.
+        tokenizer: Tokenizer of the student.
+        teacher: What the message calls the teacher.
+
+    Raises:
+        CheckpointError: If their vocabularies differ.
+    """
+    if teacher_tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise CheckpointError(
+            f"teacher {teacher} has another vocabulary than the model; both must read the same tokens"
+        )

@@ -27,7 +27,7 @@ class SearchStoreError(QuaLAError, ValueError):
 
 
 class MissingExtraError(QuaLAError, ImportError):
-    """An optional dependency is absent; the message names the pip extra that brings it."""
+    """An optional dependency is absent or of a version that does not fit; the message names the pip extra for it."""
 
 
 class OutputExistsError(QuaLAError, FileExistsError):

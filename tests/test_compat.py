@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -27,6 +28,46 @@ def test_is_available_needs_every_module(extras):
 
 def test_require_passes_where_nothing_is_missing(extras):
     require("there", "reading JSON")
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Put the metadata of a package on the path, before those that are installed."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name, version, *requirements, module=None):
+        folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        lines = [f"Requires-Dist: {line}" for line in requirements]
+        (folder / "METADATA").write_text(
+            "\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *lines])
+        )
+        if module is not None:
+            (folder / "top_level.txt").write_text(module)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (("mind-reader", "2.9"), "needs mind-reader>=3, but mind-reader 2.9 is installed: pip"),
+        (("mind-guesser", "3.1"), "needs mind-reader>=3, but mind-guesser 3.1 is installed instead: pip"),
+        (None, "needs mind-reader>=3, but a copy without metadata is installed instead: pip"),
+        (("mind-reader", "3.1.dev1"), None),
+        (("mind-reader", "3.1"), None),
+    ],
+    ids=["old", "other package", "no metadata", "prerelease", "fits"],
+)
+def test_require_reads_the_bounds_of_the_metadata(extras, install, found, message):
+    install("optimum-qala", "9", "json-lines>=9", 'mind-reader>=3; extra == "there"', 'no-such>=1; extra == "absent"')
+    if found is not None:
+        install(*found, module="json")
+    if message is None:
+        require("there", "reading minds")
+    else:
+        with pytest.raises(MissingExtraError, match=re.escape(message) + r' install "optimum-qala\[there\]"$'):
+            require("there", "reading minds")
 
 
 def test_require_names_what_is_missing_and_the_command(extras):

@@ -67,6 +67,7 @@ CORE_DEPENDENCIES = {
     "httpx",
     "huggingface_hub",
     "numpy",
+    "packaging",
     "safetensors",
     "torch",
     "tqdm",

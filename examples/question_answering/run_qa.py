@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from optimum_qala import QuaLAMiniLMForQuestionAnswering, QuaLATrainer, QuaLATrainingArguments
-from optimum_qala.checkpoints import check_tokenizer, load_backbone
+from optimum_qala.checkpoints import check_same_tokens, check_tokenizer, load_backbone
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions
@@ -120,6 +120,14 @@ def load(model_args: ModelArguments) -> tuple[QuaLAMiniLMForQuestionAnswering, A
     return model, tokenizer
 
 
+def load_teacher(path: str | None, tokenizer: Any) -> QuaLAMiniLMForQuestionAnswering | None:
+    """Load the teacher, if there is one, and compare its tokens with the model's."""
+    if path is None:
+        return None
+    check_same_tokens(AutoTokenizer.from_pretrained(path), tokenizer, path)
+    return QuaLAMiniLMForQuestionAnswering.from_pretrained(path)
+
+
 def train(trainer: QuaLATrainer) -> None:
     """Train, from the last checkpoint if there is one, and save."""
     checkpoint = trainer.args.resume_from_checkpoint or get_last_checkpoint(trainer.args.output_dir)
@@ -159,13 +167,12 @@ def main() -> None:
     train_records = data_args.read("train", data_args.max_train_samples) if args.do_train else None
     eval_records = data_args.read("validation", data_args.max_eval_samples) if args.do_eval else None
     model, tokenizer = load(model_args)
-    teacher = model_args.teacher_name_or_path
     trainer = QuaLATrainer(
         model,
         args,
         train_dataset=train_records,
         eval_dataset=eval_records,
-        teacher=None if teacher is None else QuaLAMiniLMForQuestionAnswering.from_pretrained(teacher),
+        teacher=load_teacher(model_args.teacher_name_or_path, tokenizer),
         window_options=WindowOptions(max_length=data_args.max_seq_length, doc_stride=data_args.doc_stride),
         decode_options=data_args.decode_options(eval_records or []),
         processing_class=tokenizer,

@@ -14,11 +14,12 @@ from transformers import set_seed
 
 from optimum_qala._compat import require
 from optimum_qala._folders import source_name
+from optimum_qala.checkpoints import check_same_tokens
 from optimum_qala.cli.console import Console
 from optimum_qala.cli.loading import LoadedModel, load_model
 from optimum_qala.cli.options import given, window_options
 from optimum_qala.cli.outputs import resumable_folder, run_settings, write_json
-from optimum_qala.errors import BackendError, CheckpointError
+from optimum_qala.errors import BackendError
 from optimum_qala.question_answering.features import WindowOptions, collate
 from optimum_qala.question_answering.records import QARecord, load_records
 from optimum_qala.training.arguments import QuaLATrainingArguments
@@ -193,8 +194,7 @@ def load_teacher(path: str, tokenizer: Any) -> Any:
         CheckpointError: If it cannot be loaded, has no trained span head, or has another vocabulary.
     """
     teacher = load_model(path, "torch")
-    if teacher.tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise CheckpointError(f"teacher {path} has another vocabulary than the model; both must read the same tokens")
+    check_same_tokens(teacher.tokenizer, tokenizer, path)
     return teacher.model
 
 

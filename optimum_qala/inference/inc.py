@@ -23,6 +23,7 @@ from optimum_qala.inference.graph import retention_of
 from optimum_qala.inference.grouping import pad_logits, real_lengths
 from optimum_qala.inference.inc_compile import Program, compile_program, default_compile_cache, program_file
 from optimum_qala.inference.inc_graph import GRAPH_NAME, WEIGHTS_NAME, cut_graph, read_graph
+from optimum_qala.inference.inputs import read_inputs
 from optimum_qala.inference.int8_fusion import fuse_kernels
 from optimum_qala.inference.int8_kernels import has_kernels, use_int8_kernels
 from optimum_qala.inference.sizes import plan_sizes
@@ -35,7 +36,6 @@ from optimum_qala.quantization.configuration import IR_NAME, RETENTION_INPUT, SI
 from optimum_qala.quantization.cpu import has_safe_int8, read_cpu_flags
 from optimum_qala.quantization.inc_configuration import INC_CONFIG_NAME, INCQuaLAConfig
 from optimum_qala.quantization.inc_export import graph_inputs, graph_outputs, input_names
-from optimum_qala.question_answering.predictor import position_capacity
 
 
 __all__ = ["INCQuaLAMiniLMForQuestionAnswering"]
@@ -150,18 +150,12 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
 
         Raises:
             CheckpointError: If a token id is outside the vocabulary.
-            ConfigurationError: If the sequence is too long.
+            ConfigurationError: If the sequence is too long, there is no token, or the shapes differ.
             LengthConfigError: If the budget does not fit the model.
             UnknownBudgetError: If the model has no budget of that name.
         """
-        ids = np.asarray(input_ids)
         chosen = self._budget if budget is None else self.config.resolve_budget(budget)
-        self._check_ids(ids)
-        given = {
-            "input_ids": ids,
-            "attention_mask": np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask),
-            "token_type_ids": np.zeros_like(ids) if token_type_ids is None else np.asarray(token_type_ids),
-        }
+        given = read_inputs(self, input_ids, attention_mask, token_type_ids)
         width = int(real_lengths(given["attention_mask"]).max(initial=1))
         inputs: dict[str, NDArray[Any]] = {name: array[:, :width] for name, array in given.items()}
         inputs[SIZES_INPUT] = plan_sizes(inputs["input_ids"], inputs["attention_mask"], self.config, chosen)
@@ -169,7 +163,7 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
         program = self._program(None if chosen is None else chosen.exit_layer)
         with torch.inference_mode():
             results: tuple[Tensor, ...] = program(*graph_inputs(inputs, self.config).values())
-        logits = [pad_logits(values.numpy(), ids.shape[1]) for values in results]
+        logits = [pad_logits(values.numpy(), given["input_ids"].shape[1]) for values in results]
         start_logits, end_logits = logits if isinstance(input_ids, np.ndarray) else map(torch.from_numpy, logits)
         return QuestionAnsweringModelOutput(start_logits=start_logits, end_logits=end_logits)
 
@@ -213,19 +207,6 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
             if exit_layer not in self._programs:
                 self._programs[exit_layer] = cut_graph(self._graph, logit_names(exit_layer))
             return self._programs[exit_layer]
-
-    def _check_ids(self, ids: NDArray[np.int64]) -> None:
-        limit = position_capacity(self)
-        if limit is not None and ids.shape[1] > limit:
-            raise ConfigurationError(
-                f"a sequence of {ids.shape[1]} tokens exceeds the {limit} positions of the model; "
-                "use windows of at most that many tokens"
-            )
-        if ids.size and not 0 <= ids.min() <= ids.max() < self.config.vocab_size:
-            raise CheckpointError(
-                f"input_ids go from {ids.min()} to {ids.max()}, but the model embeds tokens 0 to "
-                f"{self.config.vocab_size - 1}; use the tokenizer that the model was trained with"
-            )
 
     def can_generate(self) -> bool:
         """Tell pipelines that this is no generator of text."""

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from optimum_qala._compat import require
-from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError
+from optimum_qala.errors import BackendError, ConfigurationError
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.inference.buckets import BucketCounters, BucketedRunner, Plan, Variant
 from optimum_qala.inference.graph import PRECISION_KEY, THREADS_KEY, choose_precision, cut_graph
 from optimum_qala.inference.grouping import pad_logits, real_lengths
+from optimum_qala.inference.inputs import read_inputs
 from optimum_qala.quantization.configuration import logit_names
 from optimum_qala.question_answering.predictor import position_capacity
 
@@ -209,19 +210,16 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
 
         Raises:
             CheckpointError: If a token id is outside the vocabulary.
-            ConfigurationError: If the sequence is too long.
+            ConfigurationError: If the sequence is too long, there is no token, or the shapes differ.
             LengthConfigError: If the budget does not fit the model.
             UnknownBudgetError: If the model has no budget of that name.
         """
-        ids, budget = np.asarray(input_ids), self._resolve(budget)
+        budget = self._resolve(budget)
         constants, plan, exit_layer = self._constants(budget), self._plan(budget), self._exit_layer(budget)
-        self._check_ids(ids)
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask),
-        }
-        if "token_type_ids" in self.input_names:
-            inputs["token_type_ids"] = np.zeros_like(ids) if token_type_ids is None else np.asarray(token_type_ids)
+        inputs = read_inputs(self, input_ids, attention_mask, token_type_ids)
+        length = inputs["input_ids"].shape[1]
+        if "token_type_ids" not in self.input_names:
+            del inputs["token_type_ids"]
         outputs: Any
         if self.buckets is None:
             if not self._has_fixed_length:
@@ -231,7 +229,7 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
             outputs = self._infer_request(exit_layer).infer(inputs | constants | planned, share_inputs=True)
         else:
             outputs = self.runner.run(inputs, constants, plan=plan, outputs=logit_names(exit_layer))
-        logits = [pad_logits(outputs[name], ids.shape[1]) for name in logit_names(exit_layer)]
+        logits = [pad_logits(outputs[name], length) for name in logit_names(exit_layer)]
         start_logits, end_logits = logits if isinstance(input_ids, np.ndarray) else map(torch.from_numpy, logits)
         return QuestionAnsweringModelOutput(start_logits=start_logits, end_logits=end_logits)
 
@@ -263,20 +261,6 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
     def _has_fixed_length(self) -> bool:
         """Whether `reshape` gave the graph a fixed length."""
         return bool(self.model.input("input_ids").get_partial_shape()[1].is_static)
-
-    def _check_ids(self, ids: NDArray[np.int64]) -> None:
-        # OpenVINO reads past the end of an embedding table without any error.
-        limit = position_capacity(self)
-        if limit is not None and ids.shape[1] > limit:
-            raise ConfigurationError(
-                f"a sequence of {ids.shape[1]} tokens exceeds the {limit} positions of the model; "
-                "use windows of at most that many tokens"
-            )
-        if ids.size and not 0 <= ids.min() <= ids.max() < self.config.vocab_size:
-            raise CheckpointError(
-                f"input_ids go from {ids.min()} to {ids.max()}, but the model embeds tokens 0 to "
-                f"{self.config.vocab_size - 1}; use the tokenizer that the model was trained with"
-            )
 
     def compile(self, exit_layer: int | None = None) -> None:
         """Compile a graph if it is not compiled yet; the first call that needs it does it otherwise.

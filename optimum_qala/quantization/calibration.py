@@ -134,7 +134,7 @@ def calibration_samples(
         budget stops at.
 
     Raises:
-        DataError: If there are no records, or one is bad.
+        DataError: If there are no records, one is bad, or no window holds any text of a context.
     """
     rng = random.Random(seed)
     records = list(records)
@@ -142,9 +142,14 @@ def calibration_samples(
         raise DataError("there are no calibration records, got 0; give some hundred questions of the training set")
     chosen = rng.sample(records, min(num_samples, len(records)))
     turns = _endlessly(list(budgets))
+    windows = [rng.choice(make_windows(record, tokenizer, window_options)) for record in chosen]
+    if not any(np.ptp(window.char_spans, axis=1).any() for window in windows):
+        raise DataError(
+            f"none of the {len(windows)} calibration windows, of which record '{chosen[0].id}' gave the first, holds "
+            "a token of a context; give questions of the training set with their contexts"
+        )
     samples = []
-    for record in chosen:
-        window = rng.choice(make_windows(record, tokenizer, window_options))
+    for window in windows:
         sample: dict[str, NDArray[Any]] = {
             name: tensor.numpy() for name, tensor in collate([window], tokenizer).items()
         }

@@ -11,6 +11,7 @@ from optimum_qala.errors import ConfigurationError
 from optimum_qala.quantization.stored_configuration import (
     check_choices,
     check_count,
+    check_patterns,
     freeze_lists,
     read_configuration,
     write_configuration,
@@ -96,6 +97,7 @@ class OVQuaLAConfig:
 
     def __post_init__(self) -> None:
         freeze_lists(self, ("budgets", "ignored_names", "ignored_patterns"))
+        check_patterns(self, "ignored_patterns")
         check_count("num_samples", self.num_samples)
         alpha = self.smooth_quant_alpha
         if alpha is not None and not 0.0 <= alpha <= 1.0:

@@ -6,12 +6,10 @@ they should keep (see `_convert`), the steps of torchao that they wrap are calle
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging as python_logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +39,7 @@ from optimum_qala.quantization.inc_export import export_graph, graph_inputs, gra
 from optimum_qala.quantization.inc_qat import Learned
 from optimum_qala.quantization.outliers import BRANCH_NAME, find_outlier_neurons, split_outlier_neurons
 from optimum_qala.quantization.qat_record import QATRecord
+from optimum_qala.quantization.silence import Silence
 from optimum_qala.quantization.tuning import Accuracy, rank_by_sensitivity, tune
 from optimum_qala.question_answering.records import load_records
 from optimum_qala.question_answering.windows import WindowOptions
@@ -62,6 +61,8 @@ RECORDED_PACKAGES = ("neural-compressor-pt", "torchao", "torch", "transformers")
 
 # Intel Neural Compressor keeps the approach of the quantization under way in a class attribute.
 _prepare_lock = threading.Lock()
+# It gives an account of every step, and advice to compile.
+_quiet = Silence("neural_compressor")
 
 
 class INCQuaLAQuantizer:
@@ -75,7 +76,7 @@ class INCQuaLAQuantizer:
         CheckpointError: If the model is of another kind, is quantized already, has no trained span head, or the
             tokenizer is another model's.
         ConfigurationError: If a model in memory comes without its tokenizer.
-        MissingExtraError: If Intel Neural Compressor or torchao is not installed.
+        MissingExtraError: If Intel Neural Compressor or torchao is not installed, or of a version that does not fit.
     """
 
     def __init__(self, model: str | Path | QuaLAMiniLMForQuestionAnswering, tokenizer: Any = None) -> None:
@@ -128,7 +129,7 @@ class INCQuaLAQuantizer:
             CheckpointError: If `config` says "qat", but the model was not trained so.
             ConfigurationError: If the budgets leave no layer that drops tokens, `ignored_modules` matches none, or
                 there is a `tolerable_loss` but there are no validation records.
-            DataError: If there are no records, or one is bad.
+            DataError: If there are no records, one is bad, or none to calibrate with has a context.
             LengthConfigError: If a budget does not fit the model.
             OutputExistsError: If `save_directory` is a file or not empty.
             UnknownBudgetError: If the model has no budget that `config` names.
@@ -327,7 +328,7 @@ def _ignored_modules(model: QuaLAMiniLMForQuestionAnswering, config: INCQuaLACon
 
 def _prepare(graph: Any, config: INCQuaLAConfig, ignored: list[str]) -> torch.fx.GraphModule:
     """Let Intel Neural Compressor insert what watches weights and activations."""
-    with _quiet():
+    with _quiet:
         from neural_compressor.torch.quantization import DynamicQuantConfig, INT8StaticQuantConfig, prepare
 
         kind = DynamicQuantConfig if config.approach == "dynamic" else INT8StaticQuantConfig
@@ -356,7 +357,7 @@ def _convert(
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet:
         for sample in inputs if learned is None else inputs[:1]:
             prepared(sample)
         if learned is not None:
@@ -373,15 +374,3 @@ def _convert(
 
 def _versions() -> dict[str, str]:
     return {"optimum-qala": __version__} | {name: version(name) for name in RECORDED_PACKAGES}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Intel Neural Compressor's account of every step, and its advice to compile, to itself."""
-    inc_logger = python_logging.getLogger("neural_compressor")
-    was_disabled = inc_logger.disabled
-    inc_logger.disabled = True
-    try:
-        yield
-    finally:
-        inc_logger.disabled = was_disabled

@@ -60,7 +60,7 @@ class OVQuaLAQuantizer:
         CheckpointError: If the model is of another kind, is exported already, has no trained span head, or the
             tokenizer is another model's.
         ConfigurationError: If a model in memory comes without its tokenizer.
-        MissingExtraError: If OpenVINO, NNCF or optimum-intel is not installed.
+        MissingExtraError: If OpenVINO, NNCF or optimum-intel is not installed, or of a version that does not fit.
     """
 
     def __init__(self, model: str | Path | QuaLAMiniLMForQuestionAnswering, tokenizer: Any = None) -> None:
@@ -109,7 +109,7 @@ class OVQuaLAQuantizer:
 
         Raises:
             ConfigurationError: If the budgets leave no layer that drops tokens.
-            DataError: If there are no records, or one is bad.
+            DataError: If there are no records, one is bad, or none to calibrate with has a context.
             LengthConfigError: If a budget does not fit the model.
             OutputExistsError: If `save_directory` is a file or not empty.
             UnknownBudgetError: If the model has no budget that `config` names.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,7 +15,14 @@ from optimum_qala._folders import replacing
 from optimum_qala.errors import CheckpointError, ConfigurationError
 
 
-__all__ = ["check_choices", "check_count", "freeze_lists", "read_configuration", "write_configuration"]
+__all__ = [
+    "check_choices",
+    "check_count",
+    "check_patterns",
+    "freeze_lists",
+    "read_configuration",
+    "write_configuration",
+]
 
 logger = logging.get_logger(__name__)
 
@@ -95,6 +103,26 @@ def check_count(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(f"{name} {value!r} is not a positive integer")
+
+
+def check_patterns(configuration: Any, name: str) -> None:
+    """Raise unless a field holds regular expressions.
+
+    Args:
+        configuration: The dataclass.
+        name: The field.
+
+    Raises:
+        ConfigurationError: If one is none.
+    """
+    for pattern in getattr(configuration, name):
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise ConfigurationError(
+                f"{name} holds {pattern!r}, which is no regular expression ({error}); a backslash takes the meaning "
+                r"from a sign, as in '\['"
+            ) from error
 
 
 def check_choices(configuration: Any, legal: dict[str, tuple[str, ...]]) -> None:

@@ -128,6 +128,7 @@ class QuaLATrainingArguments(TrainingArguments):
                 f"eval_budgets {self.eval_budgets!r} is one text; give a list, such as [{self.eval_budgets!r}]"
             )
         check_divergence(self.divergence, self.temperature, self.skew)
+        self._check_effect(self.divergence == "skew", "divergence='skew'; leave it out, or choose that", "skew")
         ContrastOptions(self.mutual_information_alpha, self.mutual_information_tokens)  # checks both
         self._check_quantization()
         self._check_ranges()

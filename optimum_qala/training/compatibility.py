@@ -42,6 +42,22 @@ def check_same_vocabulary(teacher: Any, model: Any) -> None:
         )
 
 
+def check_teacher_weight(teacher: Any, args: Any) -> None:
+    """Refuse a weight of a teacher that is not there.
+
+    Args:
+        teacher: The teacher, or None.
+        args: `QuaLATrainingArguments`.
+
+    Raises:
+        ConfigurationError: If `teacher_weight` was changed, but there is no teacher.
+    """
+    if teacher is None and args.teacher_weight != type(args).__dataclass_fields__["teacher_weight"].default:
+        raise ConfigurationError(
+            f"teacher_weight {args.teacher_weight!r} has no effect without a teacher; leave it out, or give one"
+        )
+
+
 def check_full_length(model: Any, role: str) -> None:
     """Refuse a model that drops tokens or layers where all of them are compared.
 
@@ -59,4 +75,4 @@ def check_full_length(model: Any, role: str) -> None:
         )
 
 
-__all__ = ["check_full_length", "check_one_gpu", "check_same_vocabulary"]
+__all__ = ["check_full_length", "check_one_gpu", "check_same_vocabulary", "check_teacher_weight"]

@@ -28,7 +28,7 @@ from optimum_qala.question_answering.features import WindowOptions, tokenize_for
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.training.arguments import QuaLATrainingArguments
 from optimum_qala.training.auxiliary import AuxiliaryLosses
-from optimum_qala.training.compatibility import check_one_gpu, check_same_vocabulary
+from optimum_qala.training.compatibility import check_one_gpu, check_same_vocabulary, check_teacher_weight
 from optimum_qala.training.evaluation import BudgetEvaluationTrainer
 from optimum_qala.training.grouping import LengthGroupingTrainer
 from optimum_qala.training.hub import HubTrainer
@@ -90,8 +90,8 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
 
     Raises:
         ConfigurationError: If records come without a tokenizer, a run on several GPUs is not started with torchrun,
-            sub-models are to stop early in a model that cannot, the teacher has another vocabulary, or an auxiliary
-            loss does not fit the models.
+            sub-models are to stop early in a model that cannot, the teacher has another vocabulary, `teacher_weight`
+            was changed without one, or an auxiliary loss does not fit the models.
         UnknownBudgetError: If `args.eval_budgets` names a budget that the model does not carry.
     """
 
@@ -119,6 +119,7 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
         self._check_early_exits(model.config, args)
         check_one_gpu(args)
         check_same_vocabulary(teacher, model)
+        check_teacher_weight(teacher, args)
         super().__init__(
             model,
             args,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForQuestionAnswering
 
-from optimum_qala.errors import ConfigurationError
+from optimum_qala.errors import CheckpointError, ConfigurationError
 from tests.docs.conftest import ROOT, blocks, run_bash
 from tests.hub_server import HubServer
 
@@ -81,6 +81,17 @@ def test_trains_evaluates_predicts_and_goes_on(run_qa, data, workplace, tmp_path
 def test_what_is_missing_is_named(run_qa, data, tmp_path, flags, message):
     with pytest.raises(ConfigurationError, match=message):
         run_qa(*data, *TINY, "--output_dir", tmp_path, *flags)
+
+
+def test_teacher_with_other_tokens_is_refused(run_qa, data, workplace, tmp_path):
+    teacher = shutil.copytree(workplace / "minilm", tmp_path / "teacher")
+    tokenizer = json.loads((teacher / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["another"] = vocabulary.pop(max(vocabulary, key=vocabulary.get))
+    (teacher / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    flags = ("--output_dir", tmp_path / "out", "--do_eval", "--teacher_name_or_path", teacher)
+    with pytest.raises(CheckpointError, match=f"teacher {teacher} has another vocabulary than the model"):
+        run_qa(*data, *TINY, *flags)
 
 
 @pytest.fixture

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 import torch
+
+from optimum_qala.errors import ConfigurationError
 
 
 def random_batch(seed: int, batch_size: int, sequence_length: int, vocab_size: int = 200) -> dict[str, torch.Tensor]:
@@ -53,3 +57,18 @@ def assert_threads_agree(model: Any, calls: Sequence[tuple[dict[str, torch.Tenso
         results = list(pool.map(call, *zip(*calls, strict=True)))
     for actual, one_by_one in zip(results, expected, strict=True):
         torch.testing.assert_close(actual, one_by_one, atol=1e-5, rtol=1e-5)
+
+
+def assert_odd_shapes_are_refused(model: Any) -> None:
+    """Inputs that are no batch, or not of one shape, are named before anything runs."""
+    ids = torch.tensor([[2, 5, 3], [2, 6, 3]])
+    for odd in (ids[0], ids[:0], ids[:, :0], ids[None]):
+        shape = re.escape(str(tuple(odd.shape)))
+        with pytest.raises(ConfigurationError, match=rf"^input_ids have the shape {shape}; give \(batch_size, seq"):
+            model(odd)
+    for odd in (torch.ones(1, 3), torch.ones(2, 2), torch.ones(2, 4), torch.ones(3)):
+        shape = re.escape(str(tuple(odd.shape)))
+        for name in ("attention_mask", "token_type_ids"):
+            message = rf"^{name} has the shape {shape}, but input_ids have \(2, 3\); give one value for each token$"
+            with pytest.raises(ConfigurationError, match=message):
+                model(ids, **{name: odd})

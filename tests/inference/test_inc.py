@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,11 +21,12 @@ from optimum_qala.errors import (
     UnknownBudgetError,
 )
 from optimum_qala.inference import inc, int8_kernels
+from optimum_qala.inference.inc_graph import cut_graph
 from optimum_qala.models.budget_choice import cpu_name
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.question_answering.windows import WindowOptions
 from tests.conftest import tiny_config
-from tests.inference.batches import assert_threads_agree, distances, random_batch
+from tests.inference.batches import assert_odd_shapes_are_refused, assert_threads_agree, distances, random_batch
 from tests.quantization.conftest import model_with_biases
 
 
@@ -156,6 +159,28 @@ def test_threads_agree(model):
     assert_threads_agree(model, calls)
 
 
+def test_threads_may_make_the_first_calls_at_different_exits(model, monkeypatch):
+    made = []
+
+    def cut_slowly(graph, outputs):
+        made.append(outputs[0])
+        time.sleep(0.05)  # long enough for every other thread to come
+        return cut_graph(graph, outputs)
+
+    monkeypatch.setattr(inc, "cut_graph", cut_slowly)
+    budgets = ["full", "shallow", "1,1,1@1"]
+    calls = [(batch_of(seed, 1 + seed % 3, 20 + 3 * seed, model), budgets[seed % 3]) for seed in range(12)]
+
+    def call(batch, budget):
+        return model(**batch, budget=budget).start_logits
+
+    with ThreadPoolExecutor(max_workers=6) as pool:
+        results = list(pool.map(call, *zip(*calls, strict=True)))
+    assert len(made) == len(set(made)) == 3, "made anew by another thread"
+    for actual, arguments in zip(results, calls, strict=True):
+        torch.testing.assert_close(actual, call(*arguments), atol=1e-5, rtol=1e-5)
+
+
 def test_saved_model_is_the_same_however_often_it_is_saved(model, tmp_path):
     """Intel Neural Compressor's own `save` works once: it turns the settings into text in place."""
     batch = batch_of(7, 2, 40, model)
@@ -239,6 +264,9 @@ class TestBadInputs:
     def test_token_outside_the_vocabulary(self, model, token):
         with pytest.raises(CheckpointError, match=f"input_ids go from .*{token}"):
             model(torch.tensor([[2, token, 3]]))
+
+    def test_odd_shapes(self, model):
+        assert_odd_shapes_are_refused(model)
 
 
 class TestLoading:

@@ -33,7 +33,13 @@ from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.question_answering.windows import WindowOptions
 from tests.conftest import tiny_config
-from tests.inference.batches import assert_threads_agree, distances, random_batch, random_retention
+from tests.inference.batches import (
+    assert_odd_shapes_are_refused,
+    assert_threads_agree,
+    distances,
+    random_batch,
+    random_retention,
+)
 
 
 TOLERANCE = 1e-4
@@ -300,6 +306,11 @@ def test_token_outside_the_vocabulary_is_refused(model, token, span):
     """OpenVINO would read it as zeros, without an error."""
     with pytest.raises(CheckpointError, match=f"{span}, but the model embeds tokens 0 to 199"):
         model(torch.tensor([[0, token]]))
+
+
+@pytest.mark.parametrize("buckets", [False, True])
+def test_odd_shapes_are_refused(exported, buckets):
+    assert_odd_shapes_are_refused(OVQuaLAMiniLMForQuestionAnswering.from_pretrained(exported, buckets=buckets))
 
 
 class TestPrecision:

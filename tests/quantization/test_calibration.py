@@ -6,6 +6,7 @@ import pytest
 from optimum_qala.errors import DataError, UnknownBudgetError
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.quantization.calibration import calibration_budgets, calibration_samples
+from optimum_qala.question_answering.records import QARecord
 from tests.conftest import tiny_config
 from tests.quantization.conftest import WINDOWS
 
@@ -93,3 +94,11 @@ def test_segments_are_given_to_models_that_tell_them_apart(torch_model, tiny_tok
 def test_no_records_are_refused(torch_model, tiny_tokenizer):
     with pytest.raises(DataError, match="no calibration records, got 0"):
         _samples([], tiny_tokenizer, torch_model.config)
+
+
+@pytest.mark.parametrize("context", ["", " \n "])
+def test_records_without_any_context_are_refused(torch_model, tiny_tokenizer, records, context):
+    empty = [QARecord(str(index), "who wrote ?", context) for index in range(3)]
+    with pytest.raises(DataError, match="none of the 3 calibration windows, of which record '[012]' gave the first"):
+        _samples(empty, tiny_tokenizer, torch_model.config)
+    assert len(_samples([*empty, records[0]], tiny_tokenizer, torch_model.config)) == 4

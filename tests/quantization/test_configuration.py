@@ -46,6 +46,11 @@ def test_saved_config_is_read_back(tmp_path):
         ("budgets", (), "budgets is empty"),
         ("budgets", "fast", "budgets 'fast' is not a list"),
         ("ignored_names", "MatMul", "ignored_names 'MatMul' is not a list"),
+        (
+            "ignored_patterns",
+            ["a", "b("],
+            r"ignored_patterns holds 'b\(', which is no regular expression \(missing \)",
+        ),
     ],
 )
 def test_illegal_value_is_refused(field, value, message):

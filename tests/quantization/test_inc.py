@@ -19,6 +19,7 @@ from optimum_qala.errors import (
     CheckpointError,
     ConfigurationError,
     DataError,
+    MissingExtraError,
     OutputExistsError,
 )
 from optimum_qala.quantization import inc
@@ -271,6 +272,15 @@ def test_quantized_folder_is_refused(int8):
 def test_missing_extra_is_named(torch_model, tiny_tokenizer, monkeypatch):
     monkeypatch.setattr("optimum_qala._compat._is_importable", lambda module: False)
     with pytest.raises(ImportError, match=re.escape('pip install "optimum-qala[neural-compressor]"')):
+        INCQuaLAQuantizer(torch_model, tiny_tokenizer)
+
+
+def test_old_version_is_named(torch_model, tiny_tokenizer, tmp_path, monkeypatch):
+    (tmp_path / "torchao-0.10.0.dist-info").mkdir()
+    (tmp_path / "torchao-0.10.0.dist-info" / "METADATA").write_text("Name: torchao\nVersion: 0.10.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    message = "Intel Neural Compressor needs torchao>=0.18, but torchao 0.10.0 is installed: pip install"
+    with pytest.raises(MissingExtraError, match=message):
         INCQuaLAQuantizer(torch_model, tiny_tokenizer)
 
 

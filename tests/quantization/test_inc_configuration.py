@@ -59,6 +59,11 @@ def test_file_gives_back_what_was_saved(tmp_path, config):
         ({"budgets": "fast"}, "budgets 'fast' is not a list"),
         ({"ignored_modules": "qa"}, "ignored_modules 'qa' is not a list"),
         (
+            {"ignored_modules": ["["]},
+            r"ignored_modules holds '\[', which is no regular expression \(unterminated .* as in",
+        ),
+        ({"ignored_modules": [3]}, "ignored_modules holds 3, which is no regular expression"),
+        (
             {"approach": "dynamic", "activation_algorithm": "kl"},
             "activation_algorithm 'kl' has no effect in the approach 'dynamic'",
         ),
@@ -67,6 +72,8 @@ def test_file_gives_back_what_was_saved(tmp_path, config):
             {"approach": "qat", "outlier_factor": None},
             "outlier_factor None has no effect in the approach 'qat', which takes what training settled; leave it out",
         ),
+        ({"criterion": "absolute"}, "criterion 'absolute' has no effect without tolerable_loss; leave it out, or say"),
+        ({"max_trials": 3}, "max_trials 3 has no effect without tolerable_loss"),
         ({"approach": "qat", "weight_granularity": "per_tensor"}, "weight_granularity 'per_tensor' has no effect"),
         ({"approach": "qat", "quantize_embeddings": False}, "quantize_embeddings False has no effect"),
     ],
@@ -74,6 +81,12 @@ def test_file_gives_back_what_was_saved(tmp_path, config):
 def test_illegal_value_is_named(options, message):
     with pytest.raises(ConfigurationError, match=message):
         INCQuaLAConfig(**options)
+
+
+def test_default_that_has_no_effect_is_legal():
+    assert INCQuaLAConfig(approach="dynamic", criterion="relative", max_trials=10) == INCQuaLAConfig(
+        approach="dynamic"
+    )
 
 
 @pytest.mark.parametrize(

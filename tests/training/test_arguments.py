@@ -34,6 +34,7 @@ from optimum_qala.errors import ConfigurationError
         ({"divergence": "jensen"}, "divergence 'jensen' is not one of"),
         ({"temperature": -1.0}, "temperature -1.0 is not from 0.001 to 1000.0; beyond, losses"),
         ({"skew": 0.0}, "skew 0.0 is not between 0 and 1"),
+        ({"skew": 0.2, "divergence": "reverse"}, "skew 0.2 has no effect without divergence='skew'; leave it out, or"),
         ({"weight_bits": 3}, r"weight_bits 3 is not one of \[8, 4, 2\]"),
         ({"outlier_factor": 1.0}, "outlier_factor 1.0 is not above 1; 0 rounds the activations of all neurons"),
         ({"outlier_factor": float("inf")}, "outlier_factor inf is not above 1"),
@@ -55,6 +56,11 @@ from optimum_qala.errors import ConfigurationError
 def test_illegal_values_are_refused(tmp_path: Path, settings: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         QuaLATrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+
+
+def test_default_that_has_no_effect_is_legal(tmp_path: Path) -> None:
+    arguments = QuaLATrainingArguments(output_dir=str(tmp_path), use_cpu=True, skew=0.1, divergence="reverse")
+    assert arguments.skew == 0.1
 
 
 @pytest.mark.parametrize(

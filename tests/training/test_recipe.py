@@ -54,7 +54,8 @@ def test_argument_parser_does_not_change_what_a_recipe_may_hold(tmp_path: Path) 
 
 
 def test_given_arguments_win(tmp_path: Path) -> None:
-    arguments = make(tmp_path, "temperature: 2.0\nskew: 0.3\nmax_steps: 9\n", temperature=4.0, num_train_epochs=2.0)
+    recipe = "temperature: 2.0\ndivergence: skew\nskew: 0.3\nmax_steps: 9\n"
+    arguments = make(tmp_path, recipe, temperature=4.0, num_train_epochs=2.0)
     assert (arguments.temperature, arguments.skew) == (4.0, 0.3)
     assert (arguments.num_train_epochs, arguments.max_steps) == (2.0, -1)
     assert override({"max_steps": 9}, {"max_steps": 3, "num_train_epochs": 2.0})["max_steps"] == 3

@@ -290,6 +290,12 @@ def test_teacher_steers_the_full_model_and_is_not_saved(
     assert set(trainer.model.state_dict()) == set(plain.state_dict())
 
 
+def test_weight_of_a_teacher_that_is_not_there_is_refused(tmp_path: Path, tiny_model: Any) -> None:
+    message = "teacher_weight 0.9 has no effect without a teacher; leave it out, or give one"
+    with pytest.raises(ConfigurationError, match=message):
+        QuaLATrainer(tiny_model, QuaLATrainingArguments(output_dir=str(tmp_path), use_cpu=True, teacher_weight=0.9))
+
+
 def test_bf16_trains_with_finite_losses(
     tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
 ) -> None:
