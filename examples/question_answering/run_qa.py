@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, HfArgumentParser, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from optimum_qala import QuaLAMiniLMForQuestionAnswering, QuaLATrainer, QuaLATrainingArguments
 from optimum_qala.checkpoints import check_same_tokens, check_tokenizer, load_backbone
@@ -24,6 +24,7 @@ from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions
 from optimum_qala.question_answering.predictor import predict
 from optimum_qala.question_answering.records import QARecord, load_records
+from optimum_qala.training.record import write_training_record
 
 
 @dataclass
@@ -85,12 +86,24 @@ class DataArguments:
         Raises:
             ConfigurationError: If neither a file nor a data set was given.
         """
-        source = getattr(self, f"{split}_file")
-        if source is None and self.dataset_name is None:
+        return load_records(self.source(split), require_answers=require_answers, limit=limit)
+
+    def source(self, split: str) -> str:
+        """Name the file or the data set of a split.
+
+        Args:
+            split: "train", "validation" or "test".
+
+        Returns:
+            What `load_records` reads.
+
+        Raises:
+            ConfigurationError: If neither a file nor a data set was given.
+        """
+        file: str | None = getattr(self, f"{split}_file")
+        if file is None and self.dataset_name is None:
             raise ConfigurationError(f"no questions for {split}: give --{split}_file or --dataset_name")
-        if source is None:
-            source = ":".join(part for part in (self.dataset_name, self.dataset_config_name, split) if part)
-        return load_records(source, require_answers=require_answers, limit=limit)
+        return file or ":".join(part for part in (self.dataset_name, self.dataset_config_name, split) if part)
 
     def decode_options(self, records: list[QARecord]) -> DecodeOptions:
         """Make the options that choose answers; some of the questions may be marked impossible."""
@@ -128,14 +141,25 @@ def load_teacher(path: str | None, tokenizer: Any) -> QuaLAMiniLMForQuestionAnsw
     return QuaLAMiniLMForQuestionAnswering.from_pretrained(path)
 
 
-def train(trainer: QuaLATrainer) -> None:
+def train(trainer: QuaLATrainer) -> TrainOutput:
     """Train, from the last checkpoint if there is one, and save."""
     checkpoint = trainer.args.resume_from_checkpoint or get_last_checkpoint(trainer.args.output_dir)
-    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    output = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
-    trainer.log_metrics("train", metrics)
-    trainer.save_metrics("train", metrics)
+    trainer.log_metrics("train", output.metrics)
+    trainer.save_metrics("train", output.metrics)
     trainer.save_state()
+    return output
+
+
+def name_sources(model_args: ModelArguments, data_args: DataArguments, do_eval: bool) -> dict[str, str | None]:
+    """Name what the model is trained from, and on, for training.json."""
+    return {
+        "model": model_args.model_name_or_path,
+        "data": data_args.source("train"),
+        "validation_data": data_args.source("validation") if do_eval else None,
+        "teacher": model_args.teacher_name_or_path,
+    }
 
 
 def write_predictions(trainer: QuaLATrainer, records: list[QARecord], decode_options: DecodeOptions) -> None:
@@ -177,12 +201,14 @@ def main() -> None:
         decode_options=data_args.decode_options(eval_records or []),
         processing_class=tokenizer,
     )
-    if args.do_train:
-        train(trainer)
+    output = train(trainer) if args.do_train else None
     if args.do_eval:
         metrics = trainer.evaluate() | {"eval_samples": len(eval_records)}
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+    if output is not None and trainer.is_world_process_zero():  # after the evaluation, whose scores it has
+        sources = name_sources(model_args, data_args, args.do_eval)
+        write_training_record(args.output_dir, trainer, output, num_questions=len(train_records), sources=sources)
     if args.do_predict:
         test = data_args.read("test", data_args.max_predict_samples, require_answers=False)
         write_predictions(trainer, test, data_args.decode_options(test))

@@ -13,18 +13,17 @@ import torch
 from transformers import set_seed
 
 from optimum_qala._compat import require
-from optimum_qala._folders import source_name
 from optimum_qala.checkpoints import check_same_tokens
 from optimum_qala.cli.console import Console
 from optimum_qala.cli.loading import LoadedModel, load_model
 from optimum_qala.cli.options import given, window_options
-from optimum_qala.cli.outputs import resumable_folder, run_settings, write_json
+from optimum_qala.cli.outputs import resumable_folder, run_settings
 from optimum_qala.errors import BackendError
 from optimum_qala.question_answering.features import WindowOptions, collate
 from optimum_qala.question_answering.records import QARecord, load_records
 from optimum_qala.training.arguments import QuaLATrainingArguments
-from optimum_qala.training.recipe import RECIPE_FILE, load_recipe, override
-from optimum_qala.training.record import training_record
+from optimum_qala.training.recipe import load_recipe, override
+from optimum_qala.training.record import SOURCES, write_training_record
 from optimum_qala.training.trainer import QuaLATrainer
 
 
@@ -35,8 +34,6 @@ LOGGING_SHARE = 0.05
 LAST_CHECKPOINT_FILE = "trainer_state.json"
 # Where the Trainer writes the events of TensorBoard, in its output folder.
 RUNS_FOLDER = "runs"
-# What a model is trained from, and on: flags, and keys of training.json.
-SOURCES = ("model", "data", "validation_data", "teacher")
 
 
 def run(args: Namespace, console: Console) -> None:
@@ -72,7 +69,7 @@ def run(args: Namespace, console: Console) -> None:
             teacher=teacher,
             console=console,
             eval_budgets=getattr(args, "budget", []),
-            sources={name: source_name(getattr(args, name)) for name in SOURCES if hasattr(args, name)},
+            sources={name: getattr(args, name) for name in SOURCES if hasattr(args, name)},
             **arguments,
         )
     summary = {"output": args.output, **summary}
@@ -104,7 +101,7 @@ def train(
         window_options: How contexts are cut.
         console: Where progress goes.
         teacher: Model to learn from besides the labels.
-        sources: What model, data, validation data and teacher are called.
+        sources: Model, data, validation data and teacher, as `write_training_record` takes them.
         arguments: Fields of `QuaLATrainingArguments`.
 
     Returns:
@@ -147,20 +144,7 @@ def train(
     loaded.tokenizer.save_pretrained(result)
     if (state / RUNS_FOLDER).is_dir():
         shutil.copytree(state / RUNS_FOLDER, result / RUNS_FOLDER)
-    trainer.args.save_recipe(result / RECIPE_FILE)
-    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    scores = {name.removeprefix("eval_"): value for name, value in evaluations[-1].items()} if evaluations else {}
-    summary = {
-        "num_questions": len(records),
-        "num_sub_models": trainer.args.num_sub_models,
-        "steps": output.global_step,
-        "train_loss": output.training_loss,
-        "seconds": output.metrics["train_runtime"],
-        "validation": {name: value for name, value in scores.items() if name.endswith(("f1", "exact_match"))},
-    }
-    record = {name: (sources or {}).get(name) for name in SOURCES} | training_record(trainer.args)
-    write_json(result / "training.json", summary | record | {"log": trainer.state.log_history})
-    return summary
+    return write_training_record(result, trainer, output, num_questions=len(records), sources=sources)
 
 
 def last_checkpoint(state: Path) -> Path | None:

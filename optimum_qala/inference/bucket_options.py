@@ -11,12 +11,13 @@ from optimum_qala.errors import ConfigurationError
 from optimum_qala.inference.graph import THREADS_KEY
 
 
-__all__ = ["HINTS", "BucketOptions"]
+__all__ = ["HINTS", "BucketOptions", "padding_multiple"]
 
 HINTS = ("latency", "throughput")
 # A batch that is at least this full is filled up with rows that nobody asked for; an emptier one is cut into smaller
 # batches.
 FILL_SHARE = 0.75
+_MULTIPLE_OF = "multiple of "
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class BucketOptions:
     @property
     def padding(self) -> str:
         """How sequences are padded, in words."""
-        return f"multiple of {self.length_multiple}"
+        return f"{_MULTIPLE_OF}{self.length_multiple}"
 
     def bucket(self, length: int) -> int:
         """Choose the bucket of a sequence.
@@ -170,3 +171,16 @@ class BucketOptions:
             if str(given.get(name, value)) != str(value):
                 raise ConfigurationError(f"{name} {given[name]!r} in ov_config contradicts {value!r} of the buckets")
         return given | settings
+
+
+def padding_multiple(padding: str | None) -> int | None:
+    """Read back what `BucketOptions.padding` says.
+
+    Args:
+        padding: How something that was measured was padded, in words.
+
+    Returns:
+        The `length_multiple` of its buckets; None if it says something else.
+    """
+    number = (padding or "").removeprefix(_MULTIPLE_OF)
+    return int(number) if number != padding and number.isdecimal() else None

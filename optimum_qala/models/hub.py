@@ -27,14 +27,16 @@ from .errors import ConfigurationError, HubError
 
 
 CARD_NAME = "README.md"
-DEFAULT_CARD = """---
-library_name: transformers
+# What loads a model, for the Hub: transformers alone does so only with the code of the repository.
+LIBRARY_NAME = "optimum-qala"
+DEFAULT_CARD = f"""---
+library_name: {LIBRARY_NAME}
 pipeline_tag: question-answering
 tags:
 - optimum-qala
 ---
 
-# {name}
+# {{name}}
 
 A QuaLA-MiniLM for question answering: `pip install optimum-qala` to load it and to choose a budget in each call.
 """
@@ -316,4 +318,4 @@ def _hub_error(error: BaseException, repo_id: Any, revision: str | None, pushes:
     return made
 
 
-__all__ = ["HubModel", "hub_errors", "is_shown", "push_folder", "set_card_writer"]
+__all__ = ["CARD_NAME", "LIBRARY_NAME", "HubModel", "hub_errors", "is_shown", "push_folder", "set_card_writer"]

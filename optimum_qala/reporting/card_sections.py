@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
-from optimum_qala.reporting.facts import BENCHMARK_NAME, ModelFacts, Variant
+from optimum_qala.reporting.card_usage import describe_usage
+from optimum_qala.reporting.facts import BACKENDS, BENCHMARK_NAME, ModelFacts, Variant
 from optimum_qala.reporting.markup import escape_markdown, key_value_table, table
 from optimum_qala.reporting.tables import comparable_rows, in_buckets
 
 
 __all__ = ["EXAMPLE_PAGE", "FIGURES", "describe_budget", "describe_conditions", "name_variant", "write_sections"]
 
-BACKENDS = {"torch": "torch", "openvino": "OpenVINO", "inc": "Intel Neural Compressor"}
-# What runs a model, not what quantizes it.
-EXTRAS = {"torch": "optimum-qala", "openvino": "optimum-qala[openvino]", "inc": "optimum-qala"}
-CLASSES = {"openvino": "OVQuaLAMiniLMForQuestionAnswering", "inc": "INCQuaLAMiniLMForQuestionAnswering"}
 # Pictures that `optimum-cli qala report` makes, by the section that shows them, and what they show.
 FIGURES = {
     "budgets": ("tokens.png", "Tokens that each layer keeps, by budget"),
@@ -47,7 +42,7 @@ def write_sections(facts: ModelFacts, repo_id: str, base_model: tuple[str, str |
     sections: dict[str, Section] = {
         "Budgets": _budgets,
         "Benchmark": _benchmark,
-        "How to use it": _usage,
+        "How to use it": describe_usage,
         "What a budget drops": _example,
         "Training": _training,
         "Limits": _limits,
@@ -272,42 +267,6 @@ def _benchmark_notes(facts: ModelFacts, report: Mapping[str, Any]) -> Iterator[s
         yield "Buckets: windows are padded to a multiple of that many tokens, with a compiled graph for each length."
     if BENCHMARK_NAME in facts.figures:
         yield f"All numbers: [{BENCHMARK_NAME}]({BENCHMARK_NAME})."
-
-
-def _usage(facts: ModelFacts, repo_id: str) -> Iterator[str]:
-    budgets = list(facts.variants[0].budgets)
-    named = [name for name in budgets if name != FULL_BUDGET]
-    budget = "fast" if "fast" in named else (named or [FULL_BUDGET])[-1]
-    for variant in facts.variants:
-        yield from (f'With {BACKENDS[variant.backend]} (`pip install "{EXTRAS[variant.backend]}"`):', "")
-        yield from ("```python", *_code(facts, variant, repo_id, budget), "```", "")
-    if named:
-        names = ", ".join(escape_markdown(name) for name in budgets)
-        yield f"`budget` is one of {names}, ratios such as `1,1,0.8,0.8,0.5,0.5` with one for each layer, or left out."
-
-
-def _code(facts: ModelFacts, variant: Variant, repo_id: str, budget: str) -> Iterator[str]:
-    place = _quote(repo_id)
-    options = "" if not variant.subfolder else f", subfolder={_quote(variant.subfolder)}"
-    tokenizer = place
-    imports = ["from transformers import pipeline"]
-    if facts.tokenizer_subfolder:
-        imports = ["from transformers import AutoTokenizer, pipeline"]
-        tokenizer = f"AutoTokenizer.from_pretrained({place}, subfolder={_quote(facts.tokenizer_subfolder)})"
-    yield from imports
-    yield ""
-    if variant.backend == "torch":
-        yield "import optimum_qala  # makes this kind of model and the task known to transformers"
-        model = place
-    else:
-        yield f"from optimum_qala import {CLASSES[variant.backend]}"
-        model = f"{CLASSES[variant.backend]}.from_pretrained({place}{options})"
-    yield from ("", f"model = {model}", f'qa = pipeline("question-answering", model=model, tokenizer={tokenizer})')
-    yield f'qa(question="Who wrote it?", context="Ada wrote it in 1843.", budget={_quote(budget)})'
-
-
-def _quote(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _example(facts: ModelFacts, repo_id: str) -> Iterator[str]:

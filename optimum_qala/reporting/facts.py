@@ -17,8 +17,9 @@ from optimum_qala.quantization.configuration import CONFIG_NAME
 from optimum_qala.quantization.inc_configuration import INC_CONFIG_NAME
 
 
-__all__ = ["BENCHMARK_NAME", "ModelFacts", "Variant", "budget_names", "read_facts"]
+__all__ = ["BACKENDS", "BENCHMARK_NAME", "ModelFacts", "Variant", "budget_names", "read_facts"]
 
+BACKENDS = {"torch": "torch", "openvino": "OpenVINO", "inc": "Intel Neural Compressor"}  # in words
 PLACES = ("", *SUBFOLDERS.values())  # where in its folder a model may lie
 BENCHMARK_NAME = "benchmark.json"
 EMISSIONS_NAME = "emissions.csv"  # what codecarbon writes

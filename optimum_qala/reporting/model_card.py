@@ -16,6 +16,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from optimum_qala._folders import replacing
 from optimum_qala.errors import DataError
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
+from optimum_qala.models.hub import CARD_NAME, LIBRARY_NAME
 from optimum_qala.reporting.card_sections import name_variant, write_sections
 from optimum_qala.reporting.facts import ModelFacts, Variant, read_facts
 from optimum_qala.reporting.markup import escape_markdown
@@ -23,9 +24,7 @@ from optimum_qala.reporting.markup import escape_markdown
 
 __all__ = ["CARD_NAME", "make_model_card", "write_model_card"]
 
-CARD_NAME = "README.md"
 TASK = "question-answering"
-LIBRARY = "optimum-qala"
 HINT = "<!-- Write what you like outside of the generated part: it is kept when the card is made again. -->"
 END = "<!-- optimum-qala: end of the generated part -->"
 # What follows are the metadata that were generated, each with a hash of its value: where the value is another one by
@@ -165,7 +164,7 @@ def _metadata(facts: ModelFacts, title: str, owned: Mapping[str, Any]) -> dict[s
     tags = ["quala-minilm", "length-adaptive"]
     tags += [variant.backend for variant in facts.variants if variant.backend == "openvino"]
     tags += ["int8"] if any(variant.quantization for variant in facts.variants) else []
-    found: dict[str, Any] = {"library_name": LIBRARY, "pipeline_tag": TASK, "tags": list(dict.fromkeys(tags))}
+    found: dict[str, Any] = {"library_name": LIBRARY_NAME, "pipeline_tag": TASK, "tags": list(dict.fromkeys(tags))}
     if "base_model" in owned:
         is_quantized = all(variant.quantization for variant in facts.variants)
         found["base_model_relation"] = "quantized" if is_quantized else "finetune"

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from transformers import Trainer
 from transformers.utils import logging
 
-from optimum_qala.models.hub import hub_errors, push_folder
+from optimum_qala.models.hub import CARD_NAME, LIBRARY_NAME, hub_errors, push_folder
 
 
 __all__ = ["HubTrainer"]
@@ -90,6 +90,20 @@ class HubTrainer(Trainer):
             ignore_patterns=NOT_PUSHED,
         )
         return push() if blocking else HfApi(token=token).run_as_future(push)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the card of transformers' Trainer, but for the library that loads the model.
+
+        Args:
+            args: Passed on.
+            kwargs: Passed on.
+        """
+        super().create_model_card(*args, **kwargs)
+        file = Path(self.args.output_dir, CARD_NAME)
+        if self.is_world_process_zero():
+            card = file.read_text(encoding="utf-8")
+            named = card.replace("library_name: transformers\n", f"library_name: {LIBRARY_NAME}\n", 1)
+            file.write_text(named, encoding="utf-8")
 
     def _finish_current_push(self) -> None:
         """Wait for pushes of checkpoints; transformers drops what went wrong with them."""

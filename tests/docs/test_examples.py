@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForQuestionAnswering
 
+from optimum_qala import QuaLATrainingArguments
 from optimum_qala.errors import CheckpointError, ConfigurationError
+from optimum_qala.reporting.facts import read_facts
+from optimum_qala.reporting.model_card import make_model_card
+from optimum_qala.training.recipe import load_recipe
 from tests.docs.conftest import ROOT, blocks, run_bash
 from tests.hub_server import HubServer
 
@@ -61,6 +65,14 @@ def test_trains_evaluates_predicts_and_goes_on(run_qa, data, workplace, tmp_path
     results = json.loads((tmp_path / "all_results.json").read_text(encoding="utf-8"))
     assert {"train_loss", "eval_loss", "eval_f1", "eval_exact_match", "eval_1,1,1,1,0.5,0.5_f1"} <= set(results)
     assert results["eval_samples"] == 4
+    record = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
+    sources = {"model": "minilm", "data": "train.json", "validation_data": "dev.json", "teacher": None}
+    assert {name: record[name] for name in sources} == sources
+    assert (record["num_questions"], record["steps"], record["arguments"]["max_steps"]) == (8, 2, 2)
+    assert record["validation"]["f1"] == results["eval_f1"]
+    training = make_model_card(read_facts(tmp_path)).partition("## Training")[2]
+    assert "| Trained from | minilm |" in training
+    assert load_recipe(tmp_path / "recipe.yaml", QuaLATrainingArguments)["max_steps"] == 2
     predictions = json.loads((tmp_path / "predict_predictions.json").read_text(encoding="utf-8"))
     assert list(predictions) == ["q0", "q1", "q2"]
     assert AutoModelForQuestionAnswering.from_pretrained(tmp_path).config.model_type == "quala_minilm"

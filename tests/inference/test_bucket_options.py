@@ -6,6 +6,7 @@ import pytest
 
 from optimum_qala import BucketOptions
 from optimum_qala.errors import ConfigurationError
+from optimum_qala.inference.bucket_options import padding_multiple
 
 
 @pytest.mark.parametrize(
@@ -133,3 +134,9 @@ class TestRuntimeSettings:
     def test_contradiction_is_refused(self, options, name, value):
         with pytest.raises(ConfigurationError, match=f"{name} {value!r} in ov_config contradicts"):
             BucketOptions(**options).runtime_settings({name: value})
+
+
+def test_padding_is_read_back():
+    assert padding_multiple(BucketOptions(length_multiple=16).padding) == 16
+    for other in ("longest", "fixed 384", "multiple of", "16", "", None):
+        assert padding_multiple(other) is None

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from huggingface_hub import ModelCard
 from huggingface_hub import errors as hub_client
 from transformers import PreTrainedModel
 
@@ -64,6 +65,7 @@ def test_sub_folder_gets_the_model_and_the_root_the_card(commits):
     branch, commit = commits[1:]
     assert branch == {"branch": "next"}
     assert commit.pop("files") == {"openvino/graph": "graph", "README.md": hub.DEFAULT_CARD.format(name="model")}
+    assert ModelCard(hub.DEFAULT_CARD).data.library_name == hub.LIBRARY_NAME, "as in the card of what was measured"
     assert commit == {
         "repo": "org/model",
         "token": "secret",

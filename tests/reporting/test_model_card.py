@@ -8,13 +8,14 @@ import yaml
 from huggingface_hub import HfApi, ModelCard
 
 from optimum_qala.errors import DataError
+from optimum_qala.models.hub import LIBRARY_NAME
 from optimum_qala.reporting.card_sections import describe_budget, describe_conditions
 from optimum_qala.reporting.facts import read_facts
 from optimum_qala.reporting.model_card import END, make_model_card, write_model_card
 from tests.hub_rules import card_errors
 from tests.hub_server import HubServer
 from tests.reporting.folders import BUDGETS, INT8, LATENCY, make_folder, measured, write
-from tests.reporting.reports import report
+from tests.reporting.reports import report, row
 
 
 def card_of(folder, **options):
@@ -151,7 +152,7 @@ def test_benchmark_has_the_peers_and_says_what_was_measured(everything):
 
 def test_metadata_are_those_that_the_hub_shows(everything):
     found = metadata(card_of(everything, repo_id="org/quala"))
-    assert found["pipeline_tag"] == "question-answering"
+    assert (found["library_name"], found["pipeline_tag"]) == (LIBRARY_NAME, "question-answering")
     assert found["tags"] == ["quala-minilm", "length-adaptive", "openvino", "int8"]
     assert (found["base_model"], found["base_model_relation"]) == ("org/minilm", "finetune")
     assert found["datasets"] == ["squad"]
@@ -312,17 +313,28 @@ def test_a_changed_marker_makes_metadata_the_owners(tmp_path):
     assert metadata(card_of(folder, existing=card))["library_name"] == "mine"
 
 
-def test_code_of_the_card_runs(tmp_path, _tiny_model, tiny_tokenizer):
-    """With a real model, in a folder of its own name."""
+def test_code_of_the_card_runs(tmp_path, tiny_model, tiny_tokenizer):
+    """With a real model, in a folder of its own name; the second code is that for transformers alone."""
     folder = tmp_path / "model"
-    _tiny_model.save_pretrained(folder)
+    tiny_model.save_pretrained(folder, remote_code=True)
     tiny_tokenizer.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     write(folder / "config.json", {**config, "budgets": measured() | {"fast": {"retention": [1.0, 0.5, 0.5, 0.25]}}})
-    (code,) = re.findall(r"```python\n(.*?)```", card_of(folder, repo_id=str(folder)), re.S)
+    code, remote_code = re.findall(r"```python\n(.*?)```", card_of(folder, repo_id=str(folder)), re.S)
     names: dict[str, object] = {}
     exec(code, names)
     assert names["model"] == str(folder)
+    exec(remote_code, names)
+    assert names["output"].start_logits.shape == names["inputs"]["input_ids"].shape
+
+
+def test_code_for_transformers_alone_needs_the_code_in_the_repository(tmp_path):
+    make_folder(tmp_path)
+    assert "trust_remote_code" not in card_of(tmp_path)
+    classes = {"AutoModelForQuestionAnswering": "modeling_quala_minilm.QuaLAMiniLMForQuestionAnswering"}
+    make_folder(tmp_path, auto_map=classes)
+    make_folder(tmp_path / "openvino", "openvino", auto_map=classes)
+    assert card_of(tmp_path, repo_id="org/q").count('.from_pretrained("org/q", trust_remote_code=True)\n') == 1
 
 
 def test_code_of_sub_folders_names_them(tmp_path):
@@ -335,3 +347,31 @@ def test_code_of_sub_folders_names_them(tmp_path):
     assert usage.count('AutoTokenizer.from_pretrained("org/q", subfolder="openvino")') == 2
     assert 'With Intel Neural Compressor (`pip install "optimum-qala"`):' in usage  # torch runs it
     assert "- Intel Neural Compressor needs a CPU with VNNI" in section(card_of(tmp_path), "Limits")
+
+
+def usage_of(folder):
+    return section(card_of(folder, repo_id="org/q"), "How to use it")
+
+
+def test_code_runs_the_model_as_it_was_measured(tmp_path):
+    folder = make_folder(tmp_path / "openvino", "openvino", quantization=INT8, budgets=measured(latency_ms=[LATENCY]))
+    usage = usage_of(tmp_path)
+    assert 'from_pretrained("org/q", subfolder="openvino", buckets=True)\n' in usage
+    assert "padded to a multiple of 32 tokens, and the first one" in usage
+    unpadded = {**LATENCY, "padding": "longest"}
+    make_folder(folder, "openvino", quantization=INT8, budgets=measured(latency_ms=[unpadded]))
+    assert "bucket" not in usage_of(tmp_path)
+    in_16 = {"padding": "multiple of 16"}
+    rows = [row("fast", "budget", 8.0, 70.0, budget="fast"), row("fast in buckets", "budget", 6.0, 70.0, **in_16)]
+    write(tmp_path / "benchmark.json", report(rows=rows))
+    usage = usage_of(tmp_path)
+    assert "\nfrom optimum_qala import BucketOptions, OVQuaLAMiniLMForQuestionAnswering\n" in usage
+    assert 'subfolder="openvino", buckets=BucketOptions(length_multiple=16))\n' in usage
+    write(tmp_path / "benchmark.json", report(rows=[{**rows[1], "backend": "torch"}]))
+    assert "bucket" not in usage_of(tmp_path), "another model was measured in them"
+
+
+def test_code_of_other_back_ends_has_no_buckets(tmp_path):
+    folder = make_folder(tmp_path, budgets=measured(latency_ms=[LATENCY]))
+    make_folder(folder / "inc", "inc", quantization=INT8, budgets=measured(latency_ms=[LATENCY]))
+    assert "bucket" not in usage_of(folder)

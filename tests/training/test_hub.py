@@ -48,6 +48,7 @@ def test_push_saves_everything_and_takes_branch_and_token_of_the_arguments(train
     assert pushed["ignore_patterns"] == ("_*", "checkpoint-*")
     card = Path(tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "- tower\n- tiny\n" in card
+    assert "\nlibrary_name: optimum-qala\n" in card
     assert warnings == []
 
 

@@ -34,7 +34,6 @@ def main() -> None:
         for budget in budgets:
             found = evaluate(model, tokenizer, records, budget=budget)
             scores.setdefault(name, {})[budget] = {"f1": found["f1"], "exact_match": found["exact_match"]}
-            print(name, budget, scores[name][budget], flush=True)
     report = {"machine": describe_machine(), "num_questions": len(records), "scores": scores}
     Path(output).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
