@@ -29,6 +29,10 @@ BUCKET_FLAGS = {
 }
 
 
+# Flags of every command: how it reports, not what it does. The Trainer has an option `debug` of its own.
+_COMMON_FLAGS = {"json", "debug"}
+
+
 def given(args: Namespace, options_class: Any) -> dict[str, Any]:
     """Pick the flags that belong to a dataclass and were given on the command line.
 
@@ -37,9 +41,9 @@ def given(args: Namespace, options_class: Any) -> dict[str, Any]:
         options_class: The dataclass; a flag belongs to it if it has a field of the flag's name.
 
     Returns:
-        Values by field name.
+        Values by field name, without the flags of every command.
     """
-    names = {field.name for field in fields(options_class)}
+    names = {field.name for field in fields(options_class)} - _COMMON_FLAGS
     return {name: value for name, value in vars(args).items() if name in names}
 
 

@@ -136,7 +136,7 @@ def test_missing_tensorboard_is_named_before_any_work(distill, monkeypatch):
 
 
 def test_reporting_changes_no_weight(distill, baseline):
-    outcome, folder = distill("--report-to", "none")
+    outcome, folder = distill("--report-to", "none", "--debug")
     assert outcome.code == 0, outcome.err
     assert not (folder / "runs").exists()
     assert are_equal(weights(folder), baseline)
