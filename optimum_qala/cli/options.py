@@ -14,6 +14,7 @@ from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions
+from optimum_qala.reporting.benchmark import describe_padding
 
 
 T = TypeVar("T")
@@ -125,7 +126,8 @@ def measured_budget(args: Namespace, loaded: LoadedModel) -> str | None:
     budgets = getattr(loaded.model.config, "budgets", None) or {}
     if not {"max_latency_ms", "max_f1_loss"} & vars(args).keys():
         return None
-    conditions = Conditions.here(loaded.backend, loaded.threads, loaded.precision)
+    padding = describe_padding(loaded.buckets)
+    conditions = Conditions.here(loaded.backend, loaded.threads, loaded.precision, padding)
     if hasattr(args, "max_latency_ms"):
         return fastest_enough(budgets, args.max_latency_ms, conditions)
     return cheapest_accurate(budgets, args.max_f1_loss, conditions)
