@@ -439,6 +439,20 @@ def test_no_exits_and_the_least_of_them_exclude_each_other(search):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--accurate-loss", 0.6], "accurate_loss 0.6 and max_loss 0.5 must be 0 <= accurate_loss <= max_loss <= 1"),
+        (["--max-loss", 1.5], "accurate_loss 0.01 and max_loss 1.5 must be"),
+        (["--accurate-loss", -0.1, "--max-loss", 0.2], "accurate_loss -0.1 and max_loss 0.2 must be"),
+    ],
+)
+def test_illegal_losses_are_refused_before_the_search(search, flags, message):
+    outcome, folder = search(*flags)
+    assert message in outcome.error
+    assert not folder.with_name(f"{folder.name}.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
         (["--drop-ratio-bound", 0], "drop_ratio_bound 0 is not in (0, 1)"),
         (["--iterations", 0, "--population-size", 0], "there is nothing to search"),
         (["--backend", "inc"], "--backend inc does not search in this version"),
