@@ -191,3 +191,9 @@ class TestBenchmark:
         assert "raise --max-graphs" in outcome.err
         assert "the bulk times of full in buckets, fast in buckets include compiling graphs" in outcome.err
         assert [row["num_compiled"] > 0 for row in outcome.json["bulk_rows"]] == [False, False, True, True]
+        assert [row["num_compiled"] > 0 for row in outcome.json["rows"]] == [False, False, True, True]
+        text = (tmp_path / "report" / "results.md").read_text()
+        assert text.count("Times include compiling graphs") == 2
+        # The warm-up pass drops as many as the timed one; scoring and bulk do not count.
+        timed = sum(row["num_compiled"] for row in outcome.json["rows"])
+        assert timed <= outcome.json["graphs_dropped"] <= 2 * timed + 2

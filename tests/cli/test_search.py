@@ -15,7 +15,7 @@ from optimum_qala._compat import is_available
 from optimum_qala.cli.loading import LoadedModel
 from optimum_qala.question_answering.features import WindowOptions, make_windows
 from optimum_qala.question_answering.records import load_records
-from optimum_qala.reporting.benchmark import describe_machine
+from optimum_qala.reporting.machine import describe_machine
 from optimum_qala.search.cost import MeasuredLatency
 from optimum_qala.search.latency import FEATURES, CalibrationOptions, calibrate, time_in_turns
 from tests.cli.conftest import squad
