@@ -27,6 +27,7 @@ from optimum_qala.cli.peers import (
     depths_of,
     make_bert_base_entries,
     make_plain,
+    peer_entries,
     plain_capacity,
     with_buckets,
 )
@@ -97,10 +98,7 @@ def run(args: Namespace, console: Console) -> None:
         loaded = source.load()
         depths = depths_of(args, loaded.model.config)
         entries = with_buckets(budget_entries(source, chosen_budgets(args, loaded.model.config), depths), buckets)
-        peer_backend = None if buckets is None else "openvino"
-        peers = [
-            Entry(path, ModelSource(path, peer_backend, threads=threads), "peer") for path in getattr(args, "peer", [])
-        ]
+        peers = peer_entries(getattr(args, "peer", []), getattr(args, "budget", []), threads)
         check_names([*entries, *peers])
         for peer in peers:
             check_vocabulary(peer.name, peer.source.load().tokenizer, loaded.tokenizer)

@@ -130,6 +130,27 @@ def test_peer_is_measured_against_the_same_full_length(benchmark, tiny_folder, t
     assert rows[0]["f1"] == rows[1]["f1"]
 
 
+def test_peer_with_budgets_is_measured_at_the_same_ones(benchmark, tiny_folder, tmp_path):
+    peer = shutil.copytree(tiny_folder, tmp_path / "peer")
+    rows = benchmark("--peer", peer, "--batch-size", 1, "--budget", "fast")[0].json["rows"]
+    assert [(row["name"], row["budget"], row["kind"]) for row in rows] == [
+        ("full", "full", "budget"),
+        ("fast", "fast", "budget"),
+        (str(peer), "full", "peer"),
+        (f"{peer}, fast", "fast", "peer"),
+    ]
+    for own, other in zip(rows[:2], rows[2:], strict=True):
+        assert (own["f1"], own["mmacs"]) == (other["f1"], other["mmacs"])
+    assert rows[2]["speedup"] == 1.0
+    assert rows[3]["speedup"] > 0
+
+
+def test_budget_that_a_peer_lacks_is_refused(benchmark, exit_folder):
+    outcome, folder = benchmark("--peer", exit_folder, "--budget", "accurate")
+    assert f"peer {exit_folder} cannot run at budget 'accurate': " in outcome.error
+    assert not folder.exists()
+
+
 def test_peer_with_another_vocabulary_is_refused(benchmark, tiny_folder, tmp_path):
     peer = shutil.copytree(tiny_folder, tmp_path / "peer")
     tokenizer = peer / "tokenizer.json"

@@ -158,9 +158,9 @@ class TestBenchmark:
         return qala("benchmark", "--model", model, "--data", data, "--output", folder, *size, *flags, "--json")
 
     def test_models_run_both_ways(self, qala, tiny_folder, plain_folder, tiny_data, tmp_path):
-        outcome = self.run(
-            qala, tiny_folder, tiny_data, tmp_path / "report", "--buckets", "--peer", plain_folder, "--budget", "fast"
-        )
+        in_torch = shutil.copytree(tiny_folder, tmp_path / "torch")
+        peers = ("--peer", plain_folder, "--peer", in_torch, "--budget", "fast")
+        outcome = self.run(qala, tiny_folder, tiny_data, tmp_path / "report", "--buckets", *peers)
         rows = {row["name"]: row["padding"] for row in outcome.json["rows"]}
         assert rows == {
             "full": "longest",
@@ -169,6 +169,12 @@ class TestBenchmark:
             "fast in buckets": "multiple of 32",
             str(plain_folder): "longest",
             f"{plain_folder} in buckets": "multiple of 32",
+            str(in_torch): "longest",
+            f"{in_torch}, fast": "longest",
+        }
+        assert {row["name"] for row in outcome.json["rows"] if row["backend"] == "torch"} == {
+            str(in_torch),
+            f"{in_torch}, fast",
         }
         assert "were dropped" not in outcome.err
 
