@@ -35,8 +35,10 @@ REPORT_KEYS = (
     "reference",
     "bulk_rows",
 )
-ROW_KEYS = ("name", "kind", "backend", "arithmetic", "precision", "threads", "batch_size", "padding", "pad_to")
-ROW_KEYS += ("median_ms", "speedup", "ratio", "f1", "exact_match", "size_mb")
+ROW_KEYS = (
+    *("name", "kind", "backend", "arithmetic", "precision", "threads", "batch_size", "padding", "pad_to"),
+    *("median_ms", "speedup", "ratio", "f1", "exact_match", "size_mb"),
+)
 _RATIOS = re.compile(r"[\d.,@\s]+")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
