@@ -26,7 +26,8 @@ from optimum_qala import (
 from optimum_qala.question_answering.features import collate
 from optimum_qala.question_answering.records import load_records
 from optimum_qala.question_answering.windows import make_windows
-from optimum_qala.reporting.benchmark import describe_machine, sample_windows
+from optimum_qala.reporting.benchmark import sample_windows
+from optimum_qala.reporting.machine import describe_machine
 
 
 REPEATS = 3

@@ -27,6 +27,7 @@ from optimum_qala.cli.peers import (
     depths_of,
     make_bert_base_entries,
     make_plain,
+    peer_entries,
     plain_capacity,
     with_buckets,
 )
@@ -40,10 +41,10 @@ from optimum_qala.reporting.benchmark import (
     BenchmarkOptions,
     Candidate,
     count_passes,
-    describe_machine,
     measure,
 )
 from optimum_qala.reporting.bulk import BulkOptions, count_bulk_turns, measure_bulk
+from optimum_qala.reporting.machine import describe_machine
 from optimum_qala.reporting.peers import PeerOptions
 from optimum_qala.reporting.plot import plot_report
 from optimum_qala.reporting.tables import markdown, settings_of
@@ -97,22 +98,19 @@ def run(args: Namespace, console: Console) -> None:
         loaded = source.load()
         depths = depths_of(args, loaded.model.config)
         entries = with_buckets(budget_entries(source, chosen_budgets(args, loaded.model.config), depths), buckets)
-        peer_backend = None if buckets is None else "openvino"
-        peers = [
-            Entry(path, ModelSource(path, peer_backend, threads=threads), "peer") for path in getattr(args, "peer", [])
-        ]
+        peers = peer_entries(getattr(args, "peer", []), getattr(args, "budget", []), threads)
         check_names([*entries, *peers])
         for peer in peers:
             check_vocabulary(peer.name, peer.source.load().tokenizer, loaded.tokenizer)
         capacities = [loaded.capacity, *(peer.source.load().capacity for peer in peers)]
         if "plain" in args:
             capacities.append(plain_capacity(args.plain, loaded.tokenizer))
-        windows = window_options(args, min(capacities))
+        cut = window_options(args, min(capacities))
+        windows = make_windows(records, loaded.tokenizer, cut)
+        options = _fit(options, windows, min(capacities), console)
         quantization = None
         if "plain" in args:
-            made, quantization = _make_plain(
-                args, records, Path(work), loaded.tokenizer, peer_options, windows, console
-            )
+            made, quantization = _make_plain(args, records, Path(work), loaded.tokenizer, peer_options, cut, console)
             entries += with_buckets(made, buckets)
         entries += with_buckets(peers, buckets)
         if "bert_base" in args:
@@ -127,9 +125,10 @@ def run(args: Namespace, console: Console) -> None:
         } | benchmark(
             entries,
             records,
+            windows,
             options=options,
             bulk=bulk,
-            window_options=windows,
+            window_options=cut,
             console=console,
             score="no_f1" not in args,
         )
@@ -177,6 +176,17 @@ def benchmark_options(args: Namespace) -> BenchmarkOptions:
     return BenchmarkOptions(**explicit)
 
 
+def _fit(options: BenchmarkOptions, windows: Sequence[Window], capacity: int, console: Console) -> BenchmarkOptions:
+    """Check the options before anything is made or timed; say so if there are fewer windows than a batch has."""
+    fitted = options.for_windows(windows, capacity)
+    if max(fitted.batch_sizes) < max(options.batch_sizes):
+        console.info(
+            f"warning: {min(options.num_windows, len(windows))} windows are timed, so no batch is larger; raise "
+            "--num-windows, or give more data, for larger ones"
+        )
+    return fitted
+
+
 def bulk_options(args: Namespace) -> BulkOptions | None:
     """Make the options of bulk prediction; any flag of theirs switches it on."""
     if not any(hasattr(args, name) for name in BULK_FLAGS):
@@ -187,6 +197,7 @@ def bulk_options(args: Namespace) -> BulkOptions | None:
 def benchmark(
     entries: Sequence[Entry],
     records: list[QARecord],
+    windows: Sequence[Window],
     *,
     options: BenchmarkOptions,
     window_options: WindowOptions,
@@ -197,8 +208,9 @@ def benchmark(
     """Score and time models at their budgets.
 
     Args:
-        entries: What to measure; the windows are made with the tokenizer of the first.
+        entries: What to measure.
         records: Questions with answers.
+        windows: Their windows.
         options: What to time.
         window_options: How contexts are cut.
         console: Where progress goes.
@@ -210,13 +222,13 @@ def benchmark(
     """
     names = [entry.name for entry in entries]
     reference = PLAIN_INT8 if PLAIN_INT8 in names else None
-    windows = make_windows(records, entries[0].source.load().tokenizer, window_options)
     scores, bulk_rows = _run_in_bulk(entries, records, windows, bulk, window_options, console, reference, score)
     loaded = {entry.source: entry.source.load() for entry in entries}
     candidates = [entry.candidate(loaded[entry.source]) for entry in entries]
+    before = _num_evictions(candidates)
     with console.progress(count_passes(options), "measure", "pass") as bar:
         rows = [row.as_dict() for row in measure(candidates, windows, options, bar.update, reference)]
-    if dropped := _num_evictions(candidates):
+    if dropped := _num_evictions(candidates) - before:
         console.info(
             f"warning: {dropped} compiled graphs were dropped while measuring, so some times include compiling them "
             "again; raise --max-graphs"

@@ -14,7 +14,7 @@ from optimum_qala.cli.console import Console
 from optimum_qala.cli.loading import load_plain_encoder, load_tokenizer
 from optimum_qala.cli.options import given
 from optimum_qala.cli.outputs import resumable_folder, run_settings, write_json
-from optimum_qala.cli.train import CHECKPOINT_SHARE, LOGGING_SHARE, last_checkpoint
+from optimum_qala.cli.train import CHECKPOINT_SHARE, LOGGING_SHARE, check_reporting, keep_events, last_checkpoint
 from optimum_qala.distillation.blocks import BlockOptions, TextBlocks, tokenize_texts
 from optimum_qala.distillation.student import StudentOptions, make_student
 from optimum_qala.distillation.texts import iter_texts
@@ -34,6 +34,7 @@ def run(args: Namespace, console: Console) -> None:
         args: The parsed command line.
         console: Where to write.
     """
+    check_reporting(args)
     # Where the teacher's states are kept does not change the student.
     settings = run_settings(args, inputs=("teacher", "student", "data", "validation_data"), without=["teacher_cache"])
     with resumable_folder(args.output, settings) as work:
@@ -94,7 +95,7 @@ def distill(
     checkpoint = last_checkpoint(state)
     if checkpoint is not None:
         console.info(f"going on from {checkpoint.name}")
-    policy = {"save_steps": CHECKPOINT_SHARE, "logging_steps": LOGGING_SHARE} | arguments
+    policy: dict[str, Any] = {"save_steps": CHECKPOINT_SHARE, "logging_steps": LOGGING_SHARE, "report_to": "none"}
     trainer = MiniLMDistillationTrainer(
         student,
         MiniLMDistillationArguments(
@@ -102,10 +103,9 @@ def distill(
             save_strategy="steps",
             save_total_limit=1,
             eval_strategy="no" if validation is None else "epoch",
-            report_to="none",
             use_cpu=not torch.accelerator.is_available(),
             disable_tqdm=not console.is_interactive,
-            **policy,
+            **(policy | arguments),
         ),
         teacher,
         train_dataset=blocks,
@@ -115,6 +115,7 @@ def distill(
     output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     student.save_pretrained(result)
     tokenizer.save_pretrained(result)
+    keep_events(state, result)
     log = trainer.state.log_history
     evaluated = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
     summary = {

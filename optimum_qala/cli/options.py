@@ -14,6 +14,7 @@ from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.question_answering.answers import DecodeOptions
 from optimum_qala.question_answering.features import WindowOptions
+from optimum_qala.reporting.benchmark import describe_padding
 
 
 T = TypeVar("T")
@@ -29,6 +30,10 @@ BUCKET_FLAGS = {
 }
 
 
+# Flags of every command: how it reports, not what it does. The Trainer has an option `debug` of its own.
+_COMMON_FLAGS = {"json", "debug"}
+
+
 def given(args: Namespace, options_class: Any) -> dict[str, Any]:
     """Pick the flags that belong to a dataclass and were given on the command line.
 
@@ -37,9 +42,9 @@ def given(args: Namespace, options_class: Any) -> dict[str, Any]:
         options_class: The dataclass; a flag belongs to it if it has a field of the flag's name.
 
     Returns:
-        Values by field name.
+        Values by field name, without the flags of every command.
     """
-    names = {field.name for field in fields(options_class)}
+    names = {field.name for field in fields(options_class)} - _COMMON_FLAGS
     return {name: value for name, value in vars(args).items() if name in names}
 
 
@@ -121,7 +126,8 @@ def measured_budget(args: Namespace, loaded: LoadedModel) -> str | None:
     budgets = getattr(loaded.model.config, "budgets", None) or {}
     if not {"max_latency_ms", "max_f1_loss"} & vars(args).keys():
         return None
-    conditions = Conditions.here(loaded.backend, loaded.threads, loaded.precision)
+    padding = describe_padding(loaded.buckets)
+    conditions = Conditions.here(loaded.backend, loaded.threads, loaded.precision, padding)
     if hasattr(args, "max_latency_ms"):
         return fastest_enough(budgets, args.max_latency_ms, conditions)
     return cheapest_accurate(budgets, args.max_f1_loss, conditions)

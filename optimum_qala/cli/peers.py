@@ -17,7 +17,7 @@ from optimum_qala.cli.loading import (
     load_tokenizer,
     refuse_buckets,
 )
-from optimum_qala.errors import ConfigurationError
+from optimum_qala.errors import ConfigurationError, LengthConfigError, UnknownBudgetError
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
 from optimum_qala.models.length_config import LengthConfig
@@ -47,7 +47,7 @@ class ModelSource:
 
     Args:
         path: Folder or repository id.
-        backend: "torch" or "openvino"; by default what the folder holds.
+        backend: "torch", "openvino" or "inc"; by default what the folder holds.
         threads: Threads of one call; the back end's own choice by default.
         buckets: Options of the buckets to run it in, if it is to.
         loaded: The model, if it is loaded already.
@@ -171,6 +171,36 @@ def budget_entries(source: ModelSource, budgets: Sequence[str], depths: Sequence
     return entries
 
 
+def peer_entries(paths: Sequence[str], budgets: Sequence[str], threads: int | None = None) -> list[Entry]:
+    """List the rows of other models, each run by what its folder holds.
+
+    Args:
+        paths: Their folders or repository ids.
+        budgets: Budgets to measure a model with budgets at, besides full length; others run at full length only.
+        threads: Threads of one call.
+
+    Returns:
+        The entries.
+
+    Raises:
+        ConfigurationError: If a model with budgets cannot run at one of them.
+    """
+    entries = []
+    for path in paths:
+        source = ModelSource(path, threads=threads)
+        config = source.load().model.config
+        shorter = [one for one in budgets if one != FULL_BUDGET] if hasattr(config, "resolve_budget") else []
+        baseline = path if shorter else None
+        entries.append(Entry(path, source, "peer", baseline=baseline))
+        for budget in shorter:
+            try:
+                config.resolve_budget(budget)
+            except (UnknownBudgetError, LengthConfigError) as error:
+                raise ConfigurationError(f"peer {path} cannot run at budget {budget!r}: {error}") from error
+            entries.append(Entry(f"{path}, {budget}", source, "peer", budget, baseline=baseline))
+    return entries
+
+
 def depths_of(args: Namespace, config: Any) -> list[int]:
     """List the depths at which the model itself stops.
 
@@ -233,7 +263,7 @@ def with_buckets(entries: Sequence[Entry], buckets: BucketOptions | None) -> lis
     """Add each row in buckets after those of its model.
 
     Args:
-        entries: The rows.
+        entries: The rows. A model that no back end was named for, and that is none of OpenVINO, stays as it is.
         buckets: Options of the buckets; nothing is added if None.
 
     Returns:
@@ -249,8 +279,10 @@ def with_buckets(entries: Sequence[Entry], buckets: BucketOptions | None) -> lis
         by_source.setdefault(entry.source, []).append(entry)
     both = []
     for source, own in by_source.items():
-        bucketed = source.in_buckets(buckets)
-        both += [*own, *(entry.in_buckets(bucketed) for entry in own)]
+        both += own
+        if source.backend is not None or source.load().backend == "openvino":
+            bucketed = source.in_buckets(buckets)
+            both += [entry.in_buckets(bucketed) for entry in own]
     return both
 
 

@@ -26,6 +26,7 @@ from optimum_qala.cli.train import train
 from optimum_qala.errors import ConfigurationError, OutputExistsError
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
 from optimum_qala.quantization.cpu import read_cpu_flags
+from optimum_qala.question_answering.features import make_windows
 from optimum_qala.question_answering.predictor import predict
 from optimum_qala.question_answering.records import QARecord, load_records
 from optimum_qala.question_answering.synthetic import generate_records, write_squad_json
@@ -215,16 +216,17 @@ def _quantize(folder: Path, options: QuickstartOptions, console: Console) -> Non
 def _measure(folder: Path, console: Console) -> dict[str, Any]:
     source = ModelSource(folder / "int8")
     loaded = source.load()
-    windows = window_options(Namespace(), loaded.capacity)
+    cut = window_options(Namespace(), loaded.capacity)
     records = load_records(folder / "data" / "test.json")
+    windows = make_windows(records, loaded.tokenizer, cut)
     budgets = chosen_budgets(Namespace(), loaded.model.config)
     options = BenchmarkOptions(batch_sizes=(1,))
     entries = budget_entries(source, budgets)
-    report = benchmark(entries, records, options=options, window_options=windows, console=console)
+    report = benchmark(entries, records, windows, options=options, window_options=cut, console=console)
     asked = records[:: max(1, len(records) // NUM_ANSWERS)][:NUM_ANSWERS]
     answers = [{"question": record.question, "gold": record.answers[0]} for record in asked]
     for budget in dict.fromkeys((FULL_BUDGET, budgets[-1])):
-        answered = predict(loaded.model, loaded.tokenizer, asked, budget=budget, window_options=windows)
+        answered = predict(loaded.model, loaded.tokenizer, asked, budget=budget, window_options=cut)
         for answer, (_, found) in zip(answers, answered, strict=True):
             answer[budget] = found[0].text
     return {"data": "synthetic", **report, "answers": answers}

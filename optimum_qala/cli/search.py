@@ -23,7 +23,7 @@ from optimum_qala.question_answering.features import WindowOptions, make_windows
 from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import QARecord, load_records
 from optimum_qala.search.bayesian import optimize
-from optimum_qala.search.budgets import choose_budgets
+from optimum_qala.search.budgets import check_losses, choose_budgets, select_budgets
 from optimum_qala.search.cost import mac_cost
 from optimum_qala.search.evolution import evolve
 from optimum_qala.search.finalists import FinalistOptions, choose_finalists, choose_subset
@@ -77,6 +77,8 @@ def run(args: Namespace, console: Console) -> None:
     options = given(args, SearchOptions)
     SearchOptions(**options)  # a bad option should not cost the time to load a model
     finalist_options = FinalistOptions(**given(args, FinalistOptions))
+    losses = {name: getattr(args, name) for name in ("accurate_loss", "max_loss") if hasattr(args, name)}
+    check_losses(**{**(select_budgets.__kwdefaults__ or {}), **losses})
     if getattr(args, "method", None) == "optuna":
         require("optuna", "--method optuna")
     records = load_records(args.data, require_answers=True, limit=getattr(args, "limit", None))
@@ -106,7 +108,7 @@ def run(args: Namespace, console: Console) -> None:
             console=console,
             finalist_options=finalist_options,
             min_exit_layer=getattr(args, "min_exit_layer", None),
-            losses={name: getattr(args, name) for name in ("accurate_loss", "max_loss") if hasattr(args, name)},
+            losses=losses,
             **options,
         )
         copy_records(args.model, work.result, ("training.json",))

@@ -47,8 +47,7 @@ def run(args: Namespace, console: Console) -> None:
         raise BackendError(
             f"--backend {args.backend} does not train; train with torch, then quantize for {args.backend}"
         )
-    if getattr(args, "report_to", "none") == "tensorboard":
-        require("tensorboard", "--report-to tensorboard")
+    check_reporting(args)
     limit = getattr(args, "limit", None)
     records = load_records(args.data, require_answers=True, limit=limit)
     validation = load_records(args.validation_data, require_answers=True) if "validation_data" in args else []
@@ -142,9 +141,32 @@ def train(
     }
     loaded.model.save_pretrained(result)
     loaded.tokenizer.save_pretrained(result)
+    keep_events(state, result)
+    return write_training_record(result, trainer, output, num_questions=len(records), sources=sources)
+
+
+def check_reporting(args: Namespace) -> None:
+    """Raise before any work if what `--report-to` names is not installed.
+
+    Args:
+        args: The parsed command line.
+
+    Raises:
+        MissingExtraError: If so.
+    """
+    if getattr(args, "report_to", "none") == "tensorboard":
+        require("tensorboard", "--report-to tensorboard")
+
+
+def keep_events(state: Path, result: Path) -> None:
+    """Copy the events of TensorBoard, if there are any, beside the trained model.
+
+    Args:
+        state: Folder of the Trainer.
+        result: Folder of the model.
+    """
     if (state / RUNS_FOLDER).is_dir():
         shutil.copytree(state / RUNS_FOLDER, result / RUNS_FOLDER)
-    return write_training_record(result, trainer, output, num_questions=len(records), sources=sources)
 
 
 def last_checkpoint(state: Path) -> Path | None:

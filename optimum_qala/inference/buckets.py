@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -257,6 +257,8 @@ class BucketedRunner:
         """
         options = self.options
         for name, values in (("lengths", lengths), ("batch_sizes", batch_sizes)):
+            if not isinstance(values, Iterable | None):
+                raise ConfigurationError(f"{name} {values!r} is not a list; write [{values!r}]")
             if values is not None and (illegal := [value for value in values if value < 1]):
                 raise ConfigurationError(f"{name} of the warm-up holds {illegal[0]}, which is not positive")
         buckets = options.buckets() if lengths is None else sorted({options.bucket(length) for length in lengths})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -175,11 +175,13 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
 
         Raises:
             BackendError: If the model was loaded without buckets.
-            ConfigurationError: If a length does not fit the longest bucket, or there are more graphs than
-                `max_graphs`.
+            ConfigurationError: If a length does not fit the longest bucket, an argument is no list, or there are more
+                graphs than `max_graphs`.
             LengthConfigError: If a budget does not fit the model.
             UnknownBudgetError: If the model has no budget of that name.
         """
+        if isinstance(budgets, str) or not isinstance(budgets, Iterable | None):
+            raise ConfigurationError(f"budgets {budgets!r} is not a list; write [{budgets!r}]")
         variants = [
             Variant(self._constants(budget), self._usual_plan(budget), logit_names(self._exit_layer(budget)))
             for budget in dict.fromkeys(self._resolve(budget) for budget in (budgets or [None]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -176,8 +177,9 @@ def check_loss(max_f1_loss: float) -> None:
         max_f1_loss: The loss relative to the F1 of full length.
 
     Raises:
-        ConfigurationError: If it is out of range.
+        ConfigurationError: If it is no number, or out of range.
     """
+    _check_number("max_f1_loss", max_f1_loss)
     if not 0.0 <= max_f1_loss < 1.0:
         raise ConfigurationError(f"max_f1_loss {max_f1_loss:g} is not in [0, 1); 0.01 accepts 99 % of the full F1")
 
@@ -189,10 +191,16 @@ def check_latency(max_latency_ms: float) -> None:
         max_latency_ms: The limit in milliseconds.
 
     Raises:
-        ConfigurationError: If it is not above 0.
+        ConfigurationError: If it is no number, or not above 0.
     """
+    _check_number("max_latency_ms", max_latency_ms)
     if not max_latency_ms > 0:
         raise ConfigurationError(f"max_latency_ms {max_latency_ms:g} is not above 0")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ConfigurationError(f"{name} {value!r} is not a number")
 
 
 def choose_budget(

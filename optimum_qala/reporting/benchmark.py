@@ -6,21 +6,18 @@ row says what it depends on: back end, arithmetic, precision, threads, batch siz
 
 from __future__ import annotations
 
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.inference.bucket_options import BucketOptions
-from optimum_qala.models.budget_choice import UNPADDED, cpu_name
-from optimum_qala.quantization.cpu import read_cpu_flags
+from optimum_qala.models.budget_choice import UNPADDED
 from optimum_qala.question_answering.features import collate
 from optimum_qala.question_answering.windows import Window
 
@@ -30,15 +27,10 @@ __all__ = [
     "BenchmarkRow",
     "Candidate",
     "count_passes",
-    "describe_machine",
     "describe_padding",
     "measure",
     "sample_windows",
 ]
-
-# The flags that decide how fast int8 and bfloat16 run.
-REPORTED_FLAGS = ("avx2", "avx512_f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-REPORTED_PACKAGES = ("torch", "transformers", "openvino", "optimum-intel")
 
 
 @dataclass(frozen=True)
@@ -49,7 +41,7 @@ class BenchmarkOptions:
         num_windows: Windows of the data to time on, spread over their lengths.
         repeats: Timed passes over them.
         warmup: Passes before that are not timed.
-        batch_sizes: Windows per call; each is measured on its own.
+        batch_sizes: Windows per call; each is measured on its own. At most as many as are timed.
         pad_to: Measure with every window padded to this length too, beside true lengths; not if None.
         slow_batches: Batches of a pass at which slow candidates take their turn, spread over the lengths.
         slow_repeats: Timed passes in which they do; at most `repeats`.
@@ -77,6 +69,32 @@ class BenchmarkOptions:
         if not self.batch_sizes:
             raise ConfigurationError("batch_sizes is empty; give at least one, for example 1")
 
+    def for_windows(self, windows: Sequence[Window], capacity: int | None = None) -> BenchmarkOptions:
+        """Check that windows can be timed as is asked.
+
+        Args:
+            windows: All windows of the data.
+            capacity: Longest sequence that all models take, in tokens, if that is known.
+
+        Returns:
+            The options. A batch size above the number of timed windows becomes that number: a smaller batch must not
+            pass for a larger one.
+
+        Raises:
+            ConfigurationError: If `pad_to` is less than the tokens of a timed window, or more than the models take.
+        """
+        chosen = sample_windows(windows, self.num_windows)
+        longest = max(map(len, chosen), default=1)
+        if self.pad_to is not None and self.pad_to < longest:
+            raise ConfigurationError(
+                f"pad_to {self.pad_to} is less than the {longest} tokens of the longest window that is timed; raise "
+                "it, or cut shorter windows"
+            )
+        if self.pad_to is not None and capacity is not None and self.pad_to > capacity:
+            raise ConfigurationError(f"pad_to {self.pad_to} is more than the {capacity} tokens that the models take")
+        sizes = (min(size, max(len(chosen), 1)) for size in self.batch_sizes)
+        return replace(self, batch_sizes=tuple(dict.fromkeys(sizes)))
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -87,7 +105,7 @@ class Candidate:
         model: Called with tensors and `budget=`.
         tokenizer: Its tokenizer.
         budget: The budget it runs at.
-        backend: "torch" or "openvino".
+        backend: "torch", "openvino" or "inc".
         precision: What float operations run in.
         threads: Threads it runs on.
         baseline: Name of the candidate that its speed-up refers to, the same model at full length; None if it has no
@@ -118,6 +136,11 @@ class Candidate:
         """What every row says of its candidate, by the names of its fields."""
         names = ("name", "kind", "budget", "backend", "arithmetic", "precision", "threads")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def num_compiled(self) -> int:
+        """Graphs that its model has compiled for its buckets so far."""
+        return 0 if self.buckets is None else int(self.model.bucket_counters.compilations)
 
     def padding(self, pad_to: int | None) -> str:
         """Say how what it is given is padded when it runs.
@@ -166,6 +189,8 @@ class BenchmarkRow:
             rounded up) or "fixed N": the length that the model ran at.
         pad_to: Length that windows were padded to before the model got them; None for true lengths.
         num_windows: Windows that it was timed on.
+        num_compiled: Graphs that were compiled while the clock ran: they had been dropped for lack of room, or nothing
+            had warmed them up.
         median_ms: Median milliseconds per window.
         p90_ms: 90th percentile of the same.
         speedup: How many times faster than the baseline: median over the passes of the ratio of total times, on the
@@ -186,6 +211,7 @@ class BenchmarkRow:
     padding: str
     pad_to: int | None
     num_windows: int
+    num_compiled: int
     median_ms: float
     p90_ms: float
     speedup: float | None
@@ -249,15 +275,19 @@ def measure(
 
     Returns:
         Rows by batch size and padding, in the order of `candidates` within each.
+
+    Raises:
+        ConfigurationError: As in `BenchmarkOptions.for_windows`.
     """
+    options = options.for_windows(windows)
     chosen = sample_windows(windows, options.num_windows)
     rows: list[BenchmarkRow] = []
     for batch_size in options.batch_sizes:
         # The windows are sorted by length, so that a batch holds little padding, as bulk prediction does.
         groups = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
         for pad_to in (None, options.pad_to)[: 1 if options.pad_to is None else 2]:
-            times = _time(candidates, groups, pad_to, options, progress)
-            rows += _rows(candidates, groups, times, batch_size, pad_to, reference)
+            times, compiled = _time(candidates, groups, pad_to, options, progress)
+            rows += _rows(candidates, groups, times, compiled, batch_size, pad_to, reference)
     return rows
 
 
@@ -273,12 +303,13 @@ def _time(
     pad_to: int | None,
     options: BenchmarkOptions,
     progress: Callable[[int], object] | None,
-) -> dict[str, Times]:
-    """Return the times by candidate."""
+) -> tuple[dict[str, Times], dict[str, int]]:
+    """Return the times by candidate, and how many graphs were compiled in them."""
     tokenizer = candidates[0].tokenizer
     batches = [collate(group, tokenizer, pad_to_length=pad_to) for group in groups]
     slow_batches = set(spread(len(batches), options.slow_batches))
     times: dict[str, Times] = {candidate.name: [] for candidate in candidates}
+    compiled = dict.fromkeys(times, 0)
     # A large model leaves cold caches to whoever comes next, so nobody may always come next.
     order = random.Random(0)
     for number in range(-options.warmup, options.repeats):
@@ -287,22 +318,25 @@ def _time(
             slow_run = index in slow_batches and number < options.slow_repeats
             turn = [candidate for candidate in candidates if slow_run or not candidate.is_slow]
             for candidate in order.sample(turn, len(turn)):
-                began = time.perf_counter()
+                before, began = candidate.num_compiled, time.perf_counter()
                 with torch.inference_mode():
                     candidate.model(**batch, budget=candidate.budget)
                 passes[candidate.name][index] = time.perf_counter() - began
+                if number >= 0:
+                    compiled[candidate.name] += candidate.num_compiled - before
         for name, seconds in passes.items():
             if number >= 0 and seconds:
                 times[name].append(seconds)
         if progress is not None:
             progress(1)
-    return times
+    return times, compiled
 
 
 def _rows(
     candidates: Sequence[Candidate],
     groups: Sequence[Sequence[Window]],
     times: dict[str, Times],
+    compiled: dict[str, int],
     batch_size: int,
     pad_to: int | None,
     reference: str | None,
@@ -318,6 +352,7 @@ def _rows(
             padding=candidate.padding(pad_to),
             pad_to=pad_to,
             num_windows=sum(len(groups[index]) for index in own[0]),
+            num_compiled=compiled[candidate.name],
             median_ms=statistics.median(per_window),
             p90_ms=percentile(per_window, 0.9),
             speedup=None if candidate.baseline is None else _ratio(times[candidate.baseline], own),
@@ -342,27 +377,3 @@ def percentile(values: Sequence[float], share: float) -> float:
     """Return the value that `share` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def describe_machine() -> dict[str, Any]:
-    """Say what the measurements were taken on.
-
-    Returns:
-        Name of the CPU, its flags that matter, torch threads, and versions; None for a package that is not installed.
-    """
-    flags = read_cpu_flags()
-    return {
-        "cpu": cpu_name(),
-        "flags": [name for name in REPORTED_FLAGS if flags.get(name)],
-        "torch_threads": torch.get_num_threads(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{name: _version(name) for name in REPORTED_PACKAGES},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

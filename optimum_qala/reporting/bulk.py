@@ -151,17 +151,13 @@ def _buffers(windows: Sequence[Window], options: BulkOptions) -> list[list[Windo
 def _time_turn(candidate: Candidate, buffer: Sequence[Window]) -> tuple[float, int]:
     """Return the seconds that a buffer takes, and how many graphs were compiled in them: 0 if they are all kept."""
     for _ in range(2):
-        before, began = _count_compilations(candidate), time.perf_counter()
+        before, began = candidate.num_compiled, time.perf_counter()
         for batch in plan_batches(candidate.model, buffer, BATCH_SIZE):
             _run(candidate, [buffer[index] for index in batch])
-        taken, num_compiled = time.perf_counter() - began, _count_compilations(candidate) - before
+        taken, num_compiled = time.perf_counter() - began, candidate.num_compiled - before
         if num_compiled == 0:
             break
     return taken, num_compiled
-
-
-def _count_compilations(candidate: Candidate) -> int:
-    return 0 if candidate.buckets is None else candidate.model.bucket_counters.compilations
 
 
 def _run(candidate: Candidate, group: Sequence[Window]) -> None:

@@ -25,6 +25,21 @@ BENCHMARK_NAME = "benchmark.json"
 EMISSIONS_NAME = "emissions.csv"  # what codecarbon writes
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 RECORDS = {"openvino": CONFIG_NAME, "inc": INC_CONFIG_NAME}  # of how it was quantized
+# What cards and pictures show of a benchmark.
+REPORT_KEYS = (
+    "data",
+    "date",
+    "machine",
+    "num_questions",
+    "mean_tokens",
+    "num_timed_windows",
+    "reference",
+    "bulk_rows",
+)
+ROW_KEYS = (
+    *("name", "kind", "backend", "arithmetic", "precision", "threads", "batch_size", "padding", "pad_to"),
+    *("median_ms", "speedup", "ratio", "f1", "exact_match", "size_mb"),
+)
 _RATIOS = re.compile(r"[\d.,@\s]+")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -180,15 +195,27 @@ def _read_training(root: Path) -> Mapping[str, Any] | None:
 def _read_emissions(file: Path) -> Mapping[str, str] | None:
     if not file.is_file():
         return None
-    with file.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    return rows[-1] if rows else None
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        row = rows[-1] if rows else None
+        float((row or {}).get("emissions") or 0)
+    except ValueError as error:
+        raise DataError(f"{file} is not what codecarbon writes ({error}); remove it or make it again") from error
+    return row
 
 
 def _check_benchmark(file: Path, report: Mapping[str, Any], variants: Sequence[Variant]) -> None:
     rows = report.get("rows")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "budget" in row for row in rows):
         raise DataError(f"{file} is not the results.json of optimum-cli qala benchmark: it has no rows")
+    missing = [name for name in REPORT_KEYS if name not in report]
+    missing += [name for name in ROW_KEYS if any(name not in row for row in rows)]
+    if missing:
+        raise DataError(
+            f"{file} is of another version of optimum-cli qala benchmark: it has no {', '.join(missing)}; measure "
+            "again"
+        )
     known = {FULL_BUDGET, *(name for variant in variants for name in variant.budgets)}
     for row in rows:
         if row.get("kind") == "budget" and row["budget"] not in known and not _RATIOS.fullmatch(row["budget"]):

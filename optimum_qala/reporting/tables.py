@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from optimum_qala.reporting.machine import REPORTED_PACKAGES
+
 
 __all__ = ["comparable_rows", "in_buckets", "is_cut", "markdown", "settings_of"]
 
@@ -132,13 +134,13 @@ def markdown(report: Row) -> str:
         lines += [f"Ratios are times as fast as `{report['reference']}` on the same batches.", ""]
     for title, rows in settings_of(report):
         columns = _BULK if rows is report["bulk_rows"] else _LATENCY
-        lines += [f"## {title}", "", *_table(columns, rows), ""]
+        lines += [f"## {title}", "", *_table(columns, rows), "", *_compiled(rows)]
     return "\n".join(lines)
 
 
 def _versions(machine: Row) -> Iterable[tuple[str, str]]:
-    for name in ("python", "torch", "transformers", "openvino", "optimum-intel"):
-        if machine[name] is not None:
+    for name in ("python", *REPORTED_PACKAGES):
+        if machine.get(name) is not None:  # an older report names fewer packages
             yield name, machine[name]
 
 
@@ -153,6 +155,18 @@ def _table(columns: dict[str, Callable[[Row], Any]], rows: Sequence[Row]) -> lis
     cells = {title: values for title, values in cells.items() if any(value is not None for value in values)}
     lines = [list(cells), ["---"] * len(cells), *(list(map(_cell, row)) for row in zip(*cells.values(), strict=True))]
     return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _compiled(rows: Sequence[Row]) -> list[str]:
+    """Say which rows of a table hold times of compiling graphs."""
+    names = [f"`{row['name']}` ({row['num_compiled']} graphs)" for row in rows if row.get("num_compiled")]
+    if not names:
+        return []
+    return [
+        f"Times include compiling graphs, because there was no room to keep them or nothing warmed them up: "
+        f"{', '.join(names)}. Raise `--max-graphs`, or `--warmup` if it was 0.",
+        "",
+    ]
 
 
 def _cell(value: Any) -> str:

@@ -9,7 +9,14 @@ from optimum_qala.errors import ConfigurationError
 from optimum_qala.search.pareto import Candidate, pareto_front, spread
 
 
-__all__ = ["BUDGET_NAMES", "best_within_cost", "cheapest_within_loss", "choose_budgets", "select_budgets"]
+__all__ = [
+    "BUDGET_NAMES",
+    "best_within_cost",
+    "cheapest_within_loss",
+    "check_losses",
+    "choose_budgets",
+    "select_budgets",
+]
 
 # From slow to fast. `NAMES_BY_COUNT` says which of them a front of few candidates fills: "fast" always exists.
 BUDGET_NAMES = ("accurate", "balanced", "fast", "fastest")
@@ -43,6 +50,22 @@ def cheapest_within_loss(candidates: Iterable[Candidate], full: Candidate, max_l
     return next((c for c in pareto_front(candidates) if c.score is not None and c.score >= floor), None)
 
 
+def check_losses(accurate_loss: float, max_loss: float) -> None:
+    """Raise unless the losses of `select_budgets` are shares in order: before a search, for it takes long.
+
+    Args:
+        accurate_loss: See `select_budgets`.
+        max_loss: See `select_budgets`.
+
+    Raises:
+        ConfigurationError: If they are not 0 <= accurate_loss <= max_loss <= 1.
+    """
+    if not 0.0 <= accurate_loss <= max_loss <= 1.0:
+        raise ConfigurationError(
+            f"accurate_loss {accurate_loss:g} and max_loss {max_loss:g} must be 0 <= accurate_loss <= max_loss <= 1"
+        )
+
+
 def select_budgets(
     candidates: Iterable[Candidate], full: Candidate, *, accurate_loss: float = 0.01, max_loss: float = 0.5
 ) -> dict[str, Candidate]:
@@ -69,10 +92,7 @@ def select_budgets(
     Raises:
         ConfigurationError: If the full config has no score, or the losses are not 0 <= accurate_loss <= max_loss <= 1.
     """
-    if not 0.0 <= accurate_loss <= max_loss <= 1.0:
-        raise ConfigurationError(
-            f"accurate_loss {accurate_loss:g} and max_loss {max_loss:g} must be 0 <= accurate_loss <= max_loss <= 1"
-        )
+    check_losses(accurate_loss, max_loss)
     floor = _score_floor(full, max_loss)
     cheaper = [candidate for candidate in pareto_front(candidates) if candidate.cost < full.cost]
     usable = [c for c in cheaper if c.score is not None and c.score >= floor] or cheaper[-1:]

@@ -34,7 +34,8 @@ def test_every_budget_is_measured_at_every_batch_size(benchmark, tiny_folder):
     outcome, folder = benchmark()
     report = outcome.json
     rows = {(row["name"], row["batch_size"]): row for row in report["rows"]}
-    assert set(rows) == {(name, size) for name in ("full", "accurate", "fast") for size in (1, 32)}
+    assert set(rows) == {(name, size) for name in ("full", "accurate", "fast") for size in (1, 4)}
+    assert "4 windows are timed, so no batch is larger; raise --num-windows" in outcome.err
     for row in rows.values():
         assert row["backend"] == "torch"
         assert row["precision"] == "f32"
@@ -111,11 +112,43 @@ def test_padding_and_threads_are_in_the_row(benchmark):
     assert rows[1]["median_ms"] > rows[0]["median_ms"] / 2
 
 
+@pytest.mark.parametrize(
+    ("pad_to", "message"),
+    [(8, "pad_to 8 is less than the"), (600, "pad_to 600 is more than the 128 tokens that the models take")],
+)
+def test_padding_that_does_not_fit_is_refused_before_anything_runs(benchmark, monkeypatch, pad_to, message):
+    monkeypatch.setattr("optimum_qala.cli.benchmark.evaluate", None)  # nobody scores
+    outcome, folder = benchmark("--pad-to", pad_to, "--bulk")
+    assert message in outcome.error
+    assert not folder.exists()
+
+
 def test_peer_is_measured_against_the_same_full_length(benchmark, tiny_folder, tmp_path):
     peer = shutil.copytree(tiny_folder, tmp_path / "peer")
     rows = benchmark("--peer", peer, "--batch-size", 1, "--budget", "full")[0].json["rows"]
     assert [row["name"] for row in rows] == ["full", str(peer)]
     assert rows[0]["f1"] == rows[1]["f1"]
+
+
+def test_peer_with_budgets_is_measured_at_the_same_ones(benchmark, tiny_folder, tmp_path):
+    peer = shutil.copytree(tiny_folder, tmp_path / "peer")
+    rows = benchmark("--peer", peer, "--batch-size", 1, "--budget", "fast")[0].json["rows"]
+    assert [(row["name"], row["budget"], row["kind"]) for row in rows] == [
+        ("full", "full", "budget"),
+        ("fast", "fast", "budget"),
+        (str(peer), "full", "peer"),
+        (f"{peer}, fast", "fast", "peer"),
+    ]
+    for own, other in zip(rows[:2], rows[2:], strict=True):
+        assert (own["f1"], own["mmacs"]) == (other["f1"], other["mmacs"])
+    assert rows[2]["speedup"] == 1.0
+    assert rows[3]["speedup"] > 0
+
+
+def test_budget_that_a_peer_lacks_is_refused(benchmark, exit_folder):
+    outcome, folder = benchmark("--peer", exit_folder, "--budget", "accurate")
+    assert f"peer {exit_folder} cannot run at budget 'accurate': " in outcome.error
+    assert not folder.exists()
 
 
 def test_peer_with_another_vocabulary_is_refused(benchmark, tiny_folder, tmp_path):

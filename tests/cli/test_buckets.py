@@ -158,9 +158,9 @@ class TestBenchmark:
         return qala("benchmark", "--model", model, "--data", data, "--output", folder, *size, *flags, "--json")
 
     def test_models_run_both_ways(self, qala, tiny_folder, plain_folder, tiny_data, tmp_path):
-        outcome = self.run(
-            qala, tiny_folder, tiny_data, tmp_path / "report", "--buckets", "--peer", plain_folder, "--budget", "fast"
-        )
+        in_torch = shutil.copytree(tiny_folder, tmp_path / "torch")
+        peers = ("--peer", plain_folder, "--peer", in_torch, "--budget", "fast")
+        outcome = self.run(qala, tiny_folder, tiny_data, tmp_path / "report", "--buckets", *peers)
         rows = {row["name"]: row["padding"] for row in outcome.json["rows"]}
         assert rows == {
             "full": "longest",
@@ -169,6 +169,12 @@ class TestBenchmark:
             "fast in buckets": "multiple of 32",
             str(plain_folder): "longest",
             f"{plain_folder} in buckets": "multiple of 32",
+            str(in_torch): "longest",
+            f"{in_torch}, fast": "longest",
+        }
+        assert {row["name"] for row in outcome.json["rows"] if row["backend"] == "torch"} == {
+            str(in_torch),
+            f"{in_torch}, fast",
         }
         assert "were dropped" not in outcome.err
 
@@ -191,3 +197,9 @@ class TestBenchmark:
         assert "raise --max-graphs" in outcome.err
         assert "the bulk times of full in buckets, fast in buckets include compiling graphs" in outcome.err
         assert [row["num_compiled"] > 0 for row in outcome.json["bulk_rows"]] == [False, False, True, True]
+        assert [row["num_compiled"] > 0 for row in outcome.json["rows"]] == [False, False, True, True]
+        text = (tmp_path / "report" / "results.md").read_text()
+        assert text.count("Times include compiling graphs") == 2
+        # The warm-up pass drops as many as the timed one; scoring and bulk do not count.
+        timed = sum(row["num_compiled"] for row in outcome.json["rows"])
+        assert timed <= outcome.json["graphs_dropped"] <= 2 * timed + 2

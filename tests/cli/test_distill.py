@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModel, BertModel
 
 from optimum_qala import QuaLAMiniLMForQuestionAnswering
+from optimum_qala._compat import is_available
 from optimum_qala.training.minilm_trainer import MiniLMDistillationTrainer
 from tests.cli.weights import are_equal, baseline_weights, weights
 from tests.training.distilling import TEXTS
@@ -111,6 +112,34 @@ def test_option_changes_the_student(distill, baseline, flags):
     if flags[0] == "--student-heads":  # the relations do not know of them, but attention does
         assert json.loads((folder / "config.json").read_text())["num_attention_heads"] == 4
     assert not are_equal(weights(folder), baseline)
+
+
+def test_events_of_tensorboard_lie_beside_the_student(distill, tmp_path):
+    if not is_available("tensorboard"):
+        pytest.skip("tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    outcome, folder = distill("--report-to", "tensorboard")
+    assert outcome.code == 0, outcome.err
+    (run,) = (folder / "runs").iterdir()
+    events = EventAccumulator(str(run))
+    events.Reload()
+    assert "train/loss" in events.Tags()["scalars"]
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+def test_missing_tensorboard_is_named_before_any_work(distill, monkeypatch):
+    monkeypatch.setattr("optimum_qala._compat._is_importable", lambda module: module != "tensorboard")
+    outcome, folder = distill("--report-to", "tensorboard")
+    assert 'needs tensorboard, which is not installed: pip install "optimum-qala[tensorboard]"' in outcome.error
+    assert not folder.exists()
+
+
+def test_reporting_changes_no_weight(distill, baseline):
+    outcome, folder = distill("--report-to", "none", "--debug")
+    assert outcome.code == 0, outcome.err
+    assert not (folder / "runs").exists()
+    assert are_equal(weights(folder), baseline)
 
 
 def test_student_may_start_from_the_teacher_and_go_on(distill, plain, baseline):

@@ -26,7 +26,7 @@ def quantize(qala, tiny_folder, tiny_data, tmp_path):
     return run
 
 
-def test_int8_model_answers_at_its_budgets(quantize, qala, tiny_data, tmp_path):
+def test_int8_model_answers_at_its_budgets(quantize, qala, tiny_folder, tiny_data, tmp_path):
     summary = quantize("--validation-data", tiny_data).json
     folder = tmp_path / "int8"
     assert summary["backend"] == "inc"
@@ -43,10 +43,12 @@ def test_int8_model_answers_at_its_budgets(quantize, qala, tiny_data, tmp_path):
     assert answers.out.count("\n") == 12
     report = qala(
         *("benchmark", "--model", folder, "--data", tiny_data, "--output", tmp_path / "report", "--budget", "fast"),
-        *("--batch-size", 1, "--repeats", 1, "--num-windows", 2, "--threads", 1, "--json"),
+        *("--batch-size", 1, "--repeats", 1, "--num-windows", 2, "--threads", 1, "--json", "--peer", tiny_folder),
     ).json
-    rows = {(row["backend"], row["precision"], row["arithmetic"], row["threads"]) for row in report["rows"]}
-    assert rows == {("inc", "f32", "int8", 1)}
+    rows = [(row["backend"], row["budget"], row["precision"], row["arithmetic"]) for row in report["rows"]]
+    int8 = [("inc", name, "f32", "int8") for name in ("full", "fast")]
+    assert rows == [*int8, ("torch", "full", "f32", "f32"), ("torch", "fast", "f32", "f32")]
+    assert {row["threads"] for row in report["rows"]} == {1}
     refused = qala("predict", "--model", folder, "--data", tiny_data, "--backend", "inc", "--buckets")
     assert "buckets are graphs of OpenVINO; leave --backend inc out" in refused.error
 

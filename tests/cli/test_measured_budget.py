@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from optimum_qala._compat import is_available
 from optimum_qala.models.budget_choice import cpu_name
 
 
@@ -46,6 +47,21 @@ def test_budget_is_chosen_by_what_was_measured(qala, measured_folder, tiny_data,
     predicted = qala("predict", *arguments, *flags)
     assert predicted.code == 0, predicted.err
     assert predicted.out == qala("predict", *arguments, "--budget", name).out
+
+
+@pytest.mark.skipif(not is_available("openvino"), reason="the openvino extra is absent")
+@pytest.mark.parametrize(("flags", "name"), [(["--buckets"], "full"), ([], "fast")], ids=["buckets", "any length"])
+def test_budget_is_chosen_by_what_was_measured_in_the_same_buckets(qala, measured_folder, tiny_data, flags, name):
+    config = json.loads((measured_folder / "config.json").read_text())
+    for budget in config["budgets"].values():
+        (row,) = budget["latency_ms"]
+        slower = row | {"backend": "openvino", "padding": "longest", "median": 2 * row["median"]}
+        budget["latency_ms"] = [slower | {"padding": "multiple of 32", "median": row["median"]}, slower]
+    (measured_folder / "config.json").write_text(json.dumps(config))
+    arguments = ("--model", measured_folder, "--data", tiny_data, "--limit", 1, "--backend", "openvino", *flags)
+    outcome = qala("evaluate", *arguments, "--max-latency-ms", 9, "--json")
+    assert list(outcome.json["budgets"]) == [name]
+    assert "latencies were measured with padding" not in outcome.err
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])

@@ -12,6 +12,7 @@ import pytest
 from optimum.commands.optimum_cli import RootOptimumCLICommand
 from optimum.commands.register.register_qala import QuaLACommand
 
+from optimum_qala.cli.options import given
 from optimum_qala.cli.quickstart import DEFAULT_OUTPUT, QuickstartOptions
 from optimum_qala.distillation.blocks import BlockOptions
 from optimum_qala.distillation.student import StudentOptions
@@ -76,6 +77,24 @@ DEFAULTS = {
     "pseudo-label": {**READING, **field_defaults(LabelFilter)},
     "trim-vocabulary": {"min_frequency": inspect.signature(trim_vocabulary).parameters["min_frequency"].default},
 }
+OPTIONS = (
+    BenchmarkOptions,
+    BlockOptions,
+    BucketOptions,
+    BulkOptions,
+    DecodeOptions,
+    FinalistOptions,
+    INCQuaLAConfig,
+    LabelFilter,
+    MiniLMDistillationArguments,
+    OVQuaLAConfig,
+    PeerOptions,
+    QuaLATrainingArguments,
+    QuickstartOptions,
+    SearchOptions,
+    StudentOptions,
+    WindowOptions,
+)
 # Defaults in words; a test of the command covers each.
 IN_WORDS = {
     "--data",
@@ -178,6 +197,17 @@ def test_core_flags_mean_the_same_everywhere(parsers):
         assert "--debug" in by_flag, command
         if "--backend" in by_flag:
             assert by_flag["--backend"].choices == ("torch", "openvino", "inc"), command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_flags_of_every_command_set_no_option(parsers, command):
+    example = parsers[command].epilog.split("exit codes")[0].split(f"optimum-cli qala {command}")[1]
+    arguments = shlex.split(re.split(r"optimum-cli|[>|]", example.replace("\\\n", " "))[0])
+    args = parsers[command].parse_args([*arguments, "--json", "--debug"])
+    assert args.json
+    assert args.debug
+    for options in OPTIONS:
+        assert not {"json", "debug"} & given(args, options).keys(), options
 
 
 def test_examples_are_legal_command_lines(parsers):

@@ -15,7 +15,7 @@ from optimum_qala._compat import is_available
 from optimum_qala.cli.loading import LoadedModel
 from optimum_qala.question_answering.features import WindowOptions, make_windows
 from optimum_qala.question_answering.records import load_records
-from optimum_qala.reporting.benchmark import describe_machine
+from optimum_qala.reporting.machine import describe_machine
 from optimum_qala.search.cost import MeasuredLatency
 from optimum_qala.search.latency import FEATURES, CalibrationOptions, calibrate, time_in_turns
 from tests.cli.conftest import squad
@@ -434,6 +434,20 @@ def test_no_exits_and_the_least_of_them_exclude_each_other(search):
     outcome, _ = search("--no-exits", "--min-exit-layer", 2)
     assert outcome.code == 2
     assert "not allowed with argument" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--accurate-loss", 0.6], "accurate_loss 0.6 and max_loss 0.5 must be 0 <= accurate_loss <= max_loss <= 1"),
+        (["--max-loss", 1.5], "accurate_loss 0.01 and max_loss 1.5 must be"),
+        (["--accurate-loss", -0.1, "--max-loss", 0.2], "accurate_loss -0.1 and max_loss 0.2 must be"),
+    ],
+)
+def test_illegal_losses_are_refused_before_the_search(search, flags, message):
+    outcome, folder = search(*flags)
+    assert message in outcome.error
+    assert not folder.with_name(f"{folder.name}.partial").exists()
 
 
 @pytest.mark.parametrize(

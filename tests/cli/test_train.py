@@ -54,6 +54,12 @@ def test_events_of_tensorboard_lie_beside_the_model(train, tiny_data, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["trained"]
 
 
+def test_reporting_changes_no_weight(train, tiny_baseline):
+    outcome, folder = train("--report-to", "none", "--debug")
+    assert outcome.code == 0, outcome.err
+    assert are_equal(weights(folder), tiny_baseline)
+
+
 def test_missing_tensorboard_is_named_before_any_work(train, monkeypatch):
     monkeypatch.setattr("optimum_qala._compat._is_importable", lambda module: module != "tensorboard")
     outcome, folder = train("--report-to", "tensorboard")

@@ -329,6 +329,8 @@ class TestWarmUp:
             (([0], None), "lengths of the warm-up holds 0, which is not positive"),
             ((None, [1, -2]), "batch_sizes of the warm-up holds -2, which is not positive"),
             (([100], None), "100 tokens does not fit the longest bucket of 64"),
+            ((64, None), r"lengths 64 is not a list; write \[64\]"),
+            ((None, 1), r"batch_sizes 1 is not a list; write \[1\]"),
         ],
     )
     def test_illegal_argument_is_refused(self, runner, arguments, message):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from optimum_qala import BucketOptions, OVQuaLAMiniLMForQuestionAnswering
+from optimum_qala import BucketOptions, LengthConfig, OVQuaLAMiniLMForQuestionAnswering
 from optimum_qala.errors import BackendError, ConfigurationError, UnknownBudgetError
 from tests.inference.batches import assert_threads_agree, distances, random_batch
 
@@ -128,6 +129,13 @@ def test_switching_budgets_inside_a_warmed_set_compiles_nothing(bucketed):
 
 def test_budget_that_is_named_twice_is_warmed_up_once(bucketed):
     assert bucketed.warm_up(lengths=[30], batch_sizes=[1], budgets=["full", None, "1,1,1,1", "fast"]) == 2
+
+
+@pytest.mark.parametrize("budget", ["fast", LengthConfig((1.0, 1.0, 0.5, 0.5))], ids=["name", "LengthConfig"])
+def test_warm_up_of_one_budget_is_refused(bucketed, budget):
+    message = f"budgets {budget!r} is not a list; write [{budget!r}]"
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        bucketed.warm_up(lengths=[30], batch_sizes=[1], budgets=budget)
 
 
 @pytest.mark.parametrize("buckets", [False, True])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 
 from optimum_qala.errors import ConfigurationError, UnknownBudgetError
@@ -114,6 +117,15 @@ def test_fastest_enough_lists_what_was_measured():
         fastest_enough({}, 5.0, HERE)
     with pytest.raises(ConfigurationError, match="max_latency_ms 0 is not above 0"):
         fastest_enough(BUDGETS, 0, HERE)
+
+
+@pytest.mark.parametrize("value", ["5", True, [5.0]])
+def test_limit_that_is_no_number_is_refused(value):
+    with pytest.raises(ConfigurationError, match=re.escape(f"max_latency_ms {value!r} is not a number")):
+        fastest_enough(BUDGETS, value, HERE)
+    with pytest.raises(ConfigurationError, match=re.escape(f"max_f1_loss {value!r} is not a number")):
+        cheapest_accurate(BUDGETS, value, HERE)
+    assert fastest_enough(BUDGETS, np.float32(3.0), HERE) == "odd"
 
 
 def test_fastest_enough_passes_over_budgets_without_f1():

@@ -9,12 +9,12 @@ import pytest
 
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.inference.bucket_options import BucketOptions
+from optimum_qala.inference.buckets import BucketCounters
 from optimum_qala.question_answering.windows import Window
 from optimum_qala.reporting.benchmark import (
     BenchmarkOptions,
     Candidate,
     count_passes,
-    describe_machine,
     measure,
     sample_windows,
 )
@@ -162,6 +162,7 @@ def test_padding_is_what_the_model_runs_at(tiny_tokenizer):
     plain = candidate("slow", 0, [], tiny_tokenizer)
     in_buckets = replace(candidate("thrifty", 0, [], tiny_tokenizer), buckets=BucketOptions(length_multiple=32))
     in_buckets.model.leaves_padding_out = True
+    in_buckets.model.bucket_counters = BucketCounters()
     options = BenchmarkOptions(repeats=1, warmup=0, batch_sizes=(1,), pad_to=200)
     rows = measure([plain, in_buckets], [window(4)], options)
     assert {(row.name, row.padding, row.pad_to) for row in rows} == {
@@ -170,6 +171,42 @@ def test_padding_is_what_the_model_runs_at(tiny_tokenizer):
         ("thrifty", "multiple of 32", None),
         ("thrifty", "multiple of 32", 200),
     }
+
+
+@pytest.mark.parametrize(("warmup", "num_compiled"), [(0, 3), (1, 2)])
+def test_graphs_that_are_compiled_while_the_clock_runs_are_counted(tiny_tokenizer, warmup, num_compiled):
+    one = replace(candidate("thrifty", 0, [], tiny_tokenizer), buckets=BucketOptions())
+    counters = iter(range(9))
+
+    class Model:
+        """Compiles a graph at every call."""
+
+        bucket_counters = BucketCounters()
+
+        def __call__(self, **_):
+            self.bucket_counters = replace(self.bucket_counters, compilations=next(counters) + 1)
+
+    options = BenchmarkOptions(repeats=3 - warmup, warmup=warmup, batch_sizes=(1,))
+    rows = measure([replace(one, model=Model()), candidate("slow", 0, [], tiny_tokenizer)], [window(4)], options)
+    assert [row.num_compiled for row in rows] == [num_compiled, 0]
+
+
+def test_batch_larger_than_the_timed_windows_does_not_pass_for_one(tiny_tokenizer):
+    calls = []
+    options = BenchmarkOptions(num_windows=3, repeats=1, warmup=0, batch_sizes=(1, 3, 8))
+    rows = measure([candidate("slow", 0, calls, tiny_tokenizer)], [window(4)] * 9, options)
+    assert [row.batch_size for row in rows] == [1, 3]
+    assert [shape for _, shape, _ in calls] == [(1, 4)] * 3 + [(3, 4)]
+
+
+def test_padding_that_does_not_fit_is_refused_before_anything_is_timed(tiny_tokenizer):
+    calls, windows = [], [window(4), window(40)]
+    with pytest.raises(ConfigurationError, match="pad_to 16 is less than the 40 tokens of the longest window"):
+        measure([candidate("slow", 0, calls, tiny_tokenizer)], windows, BenchmarkOptions(pad_to=16))
+    assert calls == []
+    with pytest.raises(ConfigurationError, match="pad_to 600 is more than the 512 tokens that the models take"):
+        BenchmarkOptions(pad_to=600).for_windows(windows, 512)
+    assert BenchmarkOptions(pad_to=40).for_windows(windows, 40).pad_to == 40
 
 
 @pytest.mark.parametrize(
@@ -187,16 +224,3 @@ def test_padding_is_what_the_model_runs_at(tiny_tokenizer):
 def test_illegal_option_is_refused(options, message):
     with pytest.raises(ConfigurationError, match=message):
         BenchmarkOptions(**options)
-
-
-def test_machine_is_described():
-    machine = describe_machine()
-    assert machine["cpu"]
-    assert machine["torch_threads"] >= 1
-    assert machine["torch"].startswith("2.")
-    assert {"transformers", "openvino", "optimum-intel"} <= machine.keys()
-
-
-def test_package_that_is_absent_has_no_version(monkeypatch):
-    monkeypatch.setattr("optimum_qala.reporting.benchmark.REPORTED_PACKAGES", ("no-such-package",))
-    assert describe_machine()["no-such-package"] is None

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from optimum_qala.errors import CheckpointError, DataError
-from optimum_qala.reporting.facts import read_facts
+from optimum_qala.reporting.card_sections import write_sections
+from optimum_qala.reporting.facts import REPORT_KEYS, ROW_KEYS, read_facts
+from optimum_qala.reporting.figures import draw_figures
 from tests.reporting.folders import INT8, make_folder, write
 from tests.reporting.reports import report, row
 
@@ -71,6 +73,32 @@ def test_something_else_than_a_benchmark_is_refused(tmp_path):
         read_facts(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.pop("reference"), "has no reference; measure again"),
+        (lambda content: [one.pop("padding") for one in content["rows"]], "has no padding; measure again"),
+    ],
+    ids=["report", "rows"],
+)
+def test_benchmark_of_another_version_is_refused(tmp_path, change, message):
+    content = report()
+    change(content)
+    write(make_folder(tmp_path) / "benchmark.json", content)
+    with pytest.raises(DataError, match=f"benchmark.json is of another version of optimum-cli.*{message}"):
+        read_facts(tmp_path)
+
+
+def test_keys_of_a_benchmark_are_all_that_a_card_needs(tmp_path):
+    """A report of nothing else makes card and pictures."""
+    content = {name: value for name, value in report().items() if name in (*REPORT_KEYS, "rows")}
+    content["rows"] = [{name: one[name] for name in (*ROW_KEYS, "budget")} for one in content["rows"]]
+    write(make_folder(tmp_path) / "benchmark.json", content)
+    facts = read_facts(tmp_path)
+    assert "## Benchmark" in write_sections(facts, "org/name", None)
+    draw_figures(facts, tmp_path)
+
+
 def test_state_of_a_trainer_stands_in_for_training_json(tmp_path):
     log = [{"loss": 2.0, "step": 1}, {"train_runtime": 12.5, "train_loss": 1.5, "step": 2}]
     write(make_folder(tmp_path) / "trainer_state.json", {"global_step": 2, "epoch": 1.0, "log_history": log})
@@ -84,6 +112,13 @@ def test_last_row_of_emissions_counts(tmp_path):
     assert read_facts(tmp_path).emissions == {"emissions": "0.2", "cpu_model": "B"}
     write(tmp_path / "emissions.csv", "emissions,cpu_model\n")
     assert read_facts(tmp_path).emissions is None
+
+
+@pytest.mark.parametrize("content", [b"emissions\nmuch\n", b"emissions\n\xff\n"], ids=["text", "bytes"])
+def test_emissions_that_are_no_number_are_refused(tmp_path, content):
+    (make_folder(tmp_path) / "emissions.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"emissions.csv is not what codecarbon writes \("):
+        read_facts(tmp_path)
 
 
 def test_base_model_is_a_repository(tmp_path):

@@ -26,6 +26,18 @@ def test_every_setting_has_a_table_with_units():
     assert lines_with(text, "| fast | openvino | int8, else f32 | 2 | longest | 64 | 8.00 | 16.00 | 1.25 |")
 
 
+def test_times_of_compiling_are_told_under_their_table():
+    timed = [
+        row("full", "budget", 8.0, 70.0, num_compiled=0),
+        row("fast in buckets", "budget", 8.0, 70.0, num_compiled=3),
+    ]
+    first, second = markdown(report(rows=timed, bulk_rows=[BULK | {"num_compiled": 12}])).split("## Bulk")
+    assert "Times include compiling graphs" in first
+    assert "`fast in buckets` (3 graphs). Raise `--max-graphs`" in first
+    assert "`full` (12 graphs)" in second
+    assert "compiling" not in markdown(report(bulk_rows=[BULK]))
+
+
 def test_what_is_not_known_is_a_dash():
     (line, _) = lines_with(markdown(report()), "| BERT-base shape, torch |")
     assert line.startswith(

@@ -109,7 +109,10 @@ def buckets(parser: argparse.ArgumentParser) -> None:
 def peers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("models to compare with")
     group.add_argument(
-        "--peer", action="append", metavar="MODEL", help="measure this model too, at full length; may be repeated"
+        "--peer",
+        action="append",
+        metavar="MODEL",
+        help="measure this model too, at full length and, if it has budgets, at those of --budget; may be repeated",
     )
     group.add_argument(
         "--plain", metavar="MODEL", help="plain torch checkpoint: measure it in float32 and in int8 by optimum-intel"
