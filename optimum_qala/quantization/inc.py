@@ -125,7 +125,8 @@ class INCQuaLAQuantizer:
 
         Raises:
             AccuracyError: If every model that was tried loses more than `tolerable_loss`; nothing is written.
-            BackendError: If no layer of the model may drop tokens, or the int8 model gives nothing but zeros.
+            BackendError: If no layer of the model may drop tokens, or the int8 model gives all tokens the same
+                logits.
             CheckpointError: If `config` says "qat", but the model was not trained so.
             ConfigurationError: If the budgets leave no layer that drops tokens, `ignored_modules` matches none, or
                 there is a `tolerable_loss` but there are no validation records.
@@ -352,7 +353,7 @@ def _convert(
     """Calibrate, or take what a training learned, and store the weights in 8 bits.
 
     Calibration is no choice: Intel Neural Compressor finds the scales of weights by a forward pass as well, and a
-    dynamic model that never ran gives zeros. Nor is `convert` of `neural_compressor.torch` one: it takes
+    dynamic model that never ran has weights of 0. Nor is `convert` of `neural_compressor.torch` one: it takes
     `fold_quantize`, does not pass it on, and leaves float32 weights that are rounded in every call.
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
@@ -364,10 +365,10 @@ def _convert(
             learned.apply(prepared)
         converted: torch.fx.GraphModule = convert_pt2e(prepared, fold_quantize=True)
         logits = converted(inputs[0])
-    if not any(bool(values.any()) for values in logits):
+    if not any(bool((values != values[:, :1]).any()) for values in logits):
         raise BackendError(
-            f"the int8 model gives zeros only, which {len(inputs)} calibration windows should have prevented; use the "
-            "versions of constraints.txt"
+            f"the int8 model gives all tokens the same logits, which {len(inputs)} calibration windows should have "
+            "prevented; use the versions of constraints.txt"
         )
     return converted
 

@@ -112,14 +112,16 @@ def test_record_says_what_was_done(int8, torch_model):
     assert torch_model.config.budgets["fast"]["latency_ms"], "the model given stays as it is"
 
 
-@pytest.mark.parametrize("scoring", ["attention", "answer"])
+@pytest.mark.parametrize(
+    ("scoring", "approach"), [("attention", "static"), ("answer", "static"), ("answer", "dynamic")]
+)
 @torch.no_grad()
-def test_other_token_scores_quantize_too(scoring, tiny_tokenizer, records, tmp_path):
+def test_other_token_scores_quantize_too(scoring, approach, tiny_tokenizer, records, tmp_path):
     torch.manual_seed(0)
     config = tiny_config(num_hidden_layers=2, vocab_size=len(tiny_tokenizer), token_scoring=scoring, budgets=BUDGETS)
     model = model_with_biases(config)
     int8 = INCQuaLAQuantizer(model, tiny_tokenizer).quantize(
-        records, tmp_path / "int8", config=INCQuaLAConfig(num_samples=6), window_options=WINDOWS
+        records, tmp_path / "int8", config=INCQuaLAConfig(approach, num_samples=6), window_options=WINDOWS
     )
     batch = make_batch([60, 33], vocab_size=config.vocab_size)
     assert relative_error(int8, model, batch)[0] < 0.15
@@ -166,12 +168,21 @@ def test_ignored_module_stays_in_float(exported, samples, torch_model, baseline)
     assert [node.args[1].target for node in in_float] == ["model.quala.encoder.layer.0.output.dense.weight"]
 
 
-def test_dynamic_model_is_not_all_zeros(exported, samples, torch_model):
-    """Without a forward pass before `convert`, the weights of a dynamic model have no scales and its logits are 0."""
-    logits, _ = quantized(exported, samples[:1], torch_model, approach="dynamic")
-    assert logits.abs().min() > 0
-    with pytest.raises((BackendError, RuntimeError, IndexError)):
-        quantized(exported, [], torch_model, approach="dynamic")
+def test_dynamic_model_that_never_ran_is_refused(exported, samples, torch_model):
+    """Without a forward pass before `convert` all scales are 1, and weights, which are small, become 0."""
+
+    class NeverRun(list):
+        def __iter__(self):
+            return iter(())
+
+    graph = copy.deepcopy(exported)
+    with torch.no_grad():
+        for parameter in graph.parameters():
+            parameter.mul_(0.1 if parameter.dim() == 2 else 1.0)
+    config, inputs = INCQuaLAConfig(approach="dynamic"), [graph_inputs(samples[0], torch_model.config)]
+    inc._convert(inc._prepare(copy.deepcopy(graph), config, []), inputs)
+    with pytest.raises(BackendError, match="all tokens the same logits, which 1 calibration windows should have"):
+        inc._convert(inc._prepare(graph, config, []), NeverRun(inputs))
 
 
 def test_model_that_gives_zeros_is_refused(samples, torch_model):
@@ -183,7 +194,9 @@ def test_model_that_gives_zeros_is_refused(samples, torch_model):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pt2e, "convert_pt2e", lambda graph, **_: graph)
-        with pytest.raises(BackendError, match="the int8 model gives zeros only, which 1 calibration windows"):
+        with pytest.raises(
+            BackendError, match="the int8 model gives all tokens the same logits, which 1 calibration windows"
+        ):
             inc._convert(Zeros(), [{}])
 
 

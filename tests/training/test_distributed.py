@@ -38,7 +38,9 @@ def train(folder: Path, *launcher: str, rows: int, kind: str) -> dict[str, torch
 def test_two_processes_train_what_one_trains_on_the_global_batch(
     tmp_path: Path, tiny_tokenizer: Any, records: list[QARecord], token_scoring: str, kind: str
 ) -> None:
-    """LayerDrop, early exits, several sub-models a step and early span heads included; auxiliary losses, too.
+    """LayerDrop, early exits, several sub-models a step and early span heads included.
+
+    One case has auxiliary losses and takes two batches a step (gradient accumulation) as well.
 
     Rounding depends on ranges that both processes must learn alike; it makes a step of the last digit here and there.
     """

@@ -1,8 +1,8 @@
 """Trains a tiny model for a few steps, in as many processes as torchrun starts, and saves its weights.
 
 Usage: two_processes.py MODEL DATA OUTPUT ROWS [auxiliary|rounded], where ROWS is the batch of one process,
-"auxiliary" adds a teacher of another width and every auxiliary loss that compares samples one by one, and "rounded"
-trains quantization-aware.
+"auxiliary" adds a teacher of another width and every auxiliary loss that compares samples one by one, and takes two
+batches a step; "rounded" trains quantization-aware.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def main(model_path: str, data: str, output: str, rows: str, kind: str = "") -> 
         output_dir=str(Path(output) / "run"),
         use_cpu=True,
         per_device_train_batch_size=int(rows),
+        gradient_accumulation_steps=2 if auxiliary else 1,
         max_steps=3,
         optim="sgd",
         learning_rate=0.1,
