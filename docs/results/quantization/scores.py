@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import load_records
-from optimum_qala.reporting.benchmark import describe_machine
+from optimum_qala.reporting.machine import describe_machine
 
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
