@@ -30,3 +30,6 @@ cp "$work/int8/search.json" "$raw/search.json"
 optimum-cli qala evaluate --model "$work/trained" --backend openvino --data "$test" --budget full --json \
     > "$raw/fp32-dev.json"
 optimum-cli qala evaluate --model "$work/int8" --data "$test" --json > "$raw/int8-dev.json"
+[ -s "$here/raw/plain-dev.json" ] || optimum-cli qala evaluate --model "$plain" --backend openvino --data "$test" \
+    --budget full --json > "$here/raw/plain-dev.json"
+sed -i "s#$data#DATA#g; s#$work#WORK#g; s#$plain#PLAIN#g" "$raw"/*.json "$here/raw/plain-dev.json"
