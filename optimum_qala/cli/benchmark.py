@@ -12,11 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from optimum_qala._folders import new_folder
+from optimum_qala._folders import new_folder, write_json
 from optimum_qala.cli.console import Console, format_table
 from optimum_qala.cli.loading import LoadedModel
 from optimum_qala.cli.options import bucket_options, chosen_budgets, given, window_options
-from optimum_qala.cli.outputs import write_json
 from optimum_qala.cli.peers import (
     PLAIN_INT8,
     Entry,

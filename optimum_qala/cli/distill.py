@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from optimum_qala._folders import write_json
 from optimum_qala.cli.console import Console
 from optimum_qala.cli.loading import load_plain_encoder, load_tokenizer
 from optimum_qala.cli.options import given
-from optimum_qala.cli.outputs import resumable_folder, run_settings, write_json
+from optimum_qala.cli.outputs import resumable_folder, run_settings
 from optimum_qala.cli.train import CHECKPOINT_SHARE, LOGGING_SHARE, check_reporting, keep_events, last_checkpoint
 from optimum_qala.distillation.blocks import BlockOptions, TextBlocks, tokenize_texts
 from optimum_qala.distillation.student import StudentOptions, make_student

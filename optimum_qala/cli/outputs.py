@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from optimum_qala._folders import check_output, publish, replacing, umask
+from optimum_qala._folders import check_output, publish, umask, write_json
 from optimum_qala.errors import OutputExistsError
 from optimum_qala.search.store import content_hash
 
@@ -158,14 +158,3 @@ def _claim(partial: Path, settings: Any) -> bool:
             "remove the folder to start anew, or choose another output"
         )
     return True
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that is complete or absent.
-
-    Args:
-        path: The file.
-        value: JSON values.
-    """
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -13,12 +13,12 @@ from typing import Any
 from transformers import set_seed
 
 from optimum_qala._compat import require
-from optimum_qala._folders import new_folder
+from optimum_qala._folders import new_folder, write_json
 from optimum_qala.cli.benchmark import benchmark
 from optimum_qala.cli.console import Console, format_table
 from optimum_qala.cli.loading import load_model
 from optimum_qala.cli.options import chosen_budgets, given, window_options
-from optimum_qala.cli.outputs import resumable_folder, write_json
+from optimum_qala.cli.outputs import resumable_folder
 from optimum_qala.cli.peers import ModelSource, budget_entries
 from optimum_qala.cli.quantize import quantize
 from optimum_qala.cli.search import search

@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from optimum_qala._folders import new_folder, umask
+from optimum_qala._folders import new_folder, umask, write_json
 from optimum_qala.cli.console import Console
 from optimum_qala.cli.loading import load_model
 from optimum_qala.cli.options import window_options
-from optimum_qala.cli.outputs import write_json
 from optimum_qala.errors import CheckpointError, ConfigurationError, MissingExtraError, OutputExistsError
 from optimum_qala.models.hub import is_shown
 from optimum_qala.reporting.card_sections import EXAMPLE_PAGE, FIGURES

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from optimum_qala._compat import require
-from optimum_qala._folders import copy_records
+from optimum_qala._folders import copy_records, write_json
 from optimum_qala.cli.console import Console, format_table
 from optimum_qala.cli.finding import holds_ir
 from optimum_qala.cli.loading import LoadedModel, load_model
 from optimum_qala.cli.options import given, window_options
-from optimum_qala.cli.outputs import resumable_folder, run_settings, write_json
+from optimum_qala.cli.outputs import resumable_folder, run_settings
 from optimum_qala.cli.stopwatch import Stopwatch
 from optimum_qala.errors import BackendError
 from optimum_qala.inference.bucket_options import BucketOptions
@@ -23,7 +23,7 @@ from optimum_qala.question_answering.features import WindowOptions, make_windows
 from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import QARecord, load_records
 from optimum_qala.search.bayesian import optimize
-from optimum_qala.search.budgets import check_losses, choose_budgets, select_budgets
+from optimum_qala.search.budgets import check_losses, choose_budgets
 from optimum_qala.search.cost import mac_cost
 from optimum_qala.search.evolution import evolve
 from optimum_qala.search.finalists import FinalistOptions, choose_finalists, choose_subset
@@ -78,7 +78,7 @@ def run(args: Namespace, console: Console) -> None:
     SearchOptions(**options)  # a bad option should not cost the time to load a model
     finalist_options = FinalistOptions(**given(args, FinalistOptions))
     losses = {name: getattr(args, name) for name in ("accurate_loss", "max_loss") if hasattr(args, name)}
-    check_losses(**{**(select_budgets.__kwdefaults__ or {}), **losses})
+    check_losses(**losses)
     if getattr(args, "method", None) == "optuna":
         require("optuna", "--method optuna")
     records = load_records(args.data, require_answers=True, limit=getattr(args, "limit", None))

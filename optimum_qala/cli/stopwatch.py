@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from optimum_qala._folders import write_json
 from optimum_qala.cli.console import Console
 from optimum_qala.cli.loading import LoadedModel
-from optimum_qala.cli.outputs import write_json
 from optimum_qala.models.budget_choice import cpu_name
 from optimum_qala.models.length_config import LengthConfig
 from optimum_qala.question_answering.features import Window, collate

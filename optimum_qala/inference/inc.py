@@ -21,7 +21,13 @@ from optimum_qala.errors import BackendError, CheckpointError, ConfigurationErro
 from optimum_qala.inference.files import find_file, find_graph
 from optimum_qala.inference.graph import retention_of
 from optimum_qala.inference.grouping import pad_logits, real_lengths
-from optimum_qala.inference.inc_compile import Program, compile_program, default_compile_cache, program_file
+from optimum_qala.inference.inc_compile import (
+    Program,
+    compile_program,
+    default_compile_cache,
+    load_program,
+    program_file,
+)
 from optimum_qala.inference.inc_graph import GRAPH_NAME, WEIGHTS_NAME, cut_graph, read_graph
 from optimum_qala.inference.inputs import read_inputs
 from optimum_qala.inference.int8_fusion import fuse_kernels
@@ -78,7 +84,8 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
         self.quantization = quantization
         self.files = files
         self.num_int8_layers = use_int8_kernels(graph)
-        fuse_kernels(graph)
+        if self.num_int8_layers:
+            fuse_kernels(graph)
         if not has_kernels():
             logger.warning(
                 f"torch {torch.__version__} has no int8 kernels for this CPU, so the model runs in float32, with int8 "
@@ -193,13 +200,20 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
         for exit_layer in {None if budget is None else budget.exit_layer for budget in resolved}:
             if exit_layer in self.compiled_exits:
                 continue
-            graph = read_graph(*self.files) if graph is None else graph  # as it was, without the kernels
-            program = compile_program(
-                cut_graph(graph, logit_names(exit_layer)), self.config, program_file(cache, self.files, exit_layer)
-            )
+            file = program_file(cache, self._existing_files(), exit_layer)
+            if not file.is_file():
+                graph = read_graph(*self.files) if graph is None else graph  # as it was, without the kernels
+                compile_program(cut_graph(graph, logit_names(exit_layer)), self.config, file)
+            program = load_program(file, self.config)
             with self._lock:
                 self._programs[exit_layer] = program
                 self.compiled_exits.add(exit_layer)
+
+    def _existing_files(self) -> tuple[Path, Path]:
+        for file in self.files:
+            if not file.is_file():
+                raise CheckpointError(f"{file}, which the model was loaded from, is gone; load it again")
+        return self.files
 
     def _program(self, exit_layer: int | None) -> Program:
         """Return the graph without the layers that do not run."""
@@ -288,10 +302,8 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        for source, name in zip(self.files, (GRAPH_NAME, WEIGHTS_NAME), strict=True):
+        for source, name in zip(self._existing_files(), (GRAPH_NAME, WEIGHTS_NAME), strict=True):
             target = folder / name
-            if not source.is_file():
-                raise CheckpointError(f"{source}, which the model was loaded from, is gone; load it again to save it")
             if not (target.exists() and target.samefile(source)):
                 with replacing(target) as temporary:
                     shutil.copyfile(source, temporary)

@@ -21,7 +21,7 @@ from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.quantization.inc_export import input_names, trace_program
 
 
-__all__ = ["Program", "compile_program", "default_compile_cache", "program_file"]
+__all__ = ["Program", "compile_program", "default_compile_cache", "load_program", "program_file"]
 
 Program = Callable[..., tuple[Tensor, ...]]
 
@@ -62,29 +62,37 @@ def program_file(cache: Path, files: tuple[Path, Path], exit_layer: int | None) 
     return cache / f"{digest.hexdigest()}.pt2"
 
 
-def compile_program(graph: fx.GraphModule, config: QuaLAMiniLMConfig, file: Path) -> Program:
-    """Load a compiled graph from the cache, or compile it, which takes about a minute, and keep it there.
+def compile_program(graph: fx.GraphModule, config: QuaLAMiniLMConfig, file: Path) -> None:
+    """Compile a graph, which takes about a minute, and keep it in the cache.
 
     Args:
         graph: The graph as it was read, without the kernels of `use_int8_kernels`, cut to the outputs that are wanted.
         config: Configuration of the model.
-        file: Its file in the cache, as `program_file` names it. Its code is run: whoever may write it may run code.
+        file: Its file in the cache, as `program_file` names it.
+
+    Raises:
+        BackendError: If there is no C++ compiler, or inductor cannot compile the graph.
+    """
+    _check_compiler()
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=file.parent) as folder:  # other processes may compile it, too
+        package = Path(folder) / file.name
+        _compile(graph, config, package)
+        package.replace(file)
+
+
+def load_program(file: Path, config: QuaLAMiniLMConfig) -> Program:
+    """Load a compiled graph from the cache.
+
+    Args:
+        file: Its file, as `compile_program` wrote it. Its code is run: whoever may write it may run code.
+        config: Configuration of the model.
 
     Returns:
         The program, which takes what the graph takes, in any shape. Threads may share it.
-
-    Raises:
-        BackendError: If it has to be compiled, and there is no C++ compiler, or inductor cannot compile the graph.
     """
     from torch._inductor import aoti_load_package
 
-    if not file.is_file():
-        _check_compiler()
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=file.parent) as folder:  # other processes may compile it, too
-            package = Path(folder) / file.name
-            _compile(graph, config, package)
-            package.replace(file)
     program = aoti_load_package(str(file))
     names = input_names(config)
     return lambda *inputs: tuple(program(dict(zip(names, inputs, strict=True))))

@@ -66,6 +66,7 @@ def round_by_range(values: Tensor, smallest_scale: float) -> tuple[Tensor, Tenso
     Returns:
         `values` in uint8, the width of a step and what 0 became, as the kernels take them.
     """
+    # What `affine_parameters` computes, in numbers instead of tensors: every layer of every call needs it.
     low, high = (float(value) for value in torch.aminmax(values))
     low, high = min(low, 0.0), max(high, 0.0)
     scale, zero_point = 1.0, 0  # what quantization takes for values that have no range, such as nan
@@ -80,9 +81,9 @@ def _is_kernel(node: fx.Node) -> bool:
     return node.target in (_ONEDNN.qlinear_pointwise.default, _ONEDNN.qlinear_pointwise.tensor)
 
 
-def _only_user(node: fx.Node, *targets: Any) -> fx.Node | None:
+def _only_user(node: fx.Node, target: Any) -> fx.Node | None:
     (user, *others) = node.users
-    return user if not others and user.target in targets else None
+    return user if not others and user.target is target else None
 
 
 def _absorb_gelu(kernel: fx.Node) -> None:

@@ -13,6 +13,7 @@ from optimum_qala.quantization.stored_configuration import (
     check_choices,
     check_count,
     check_patterns,
+    check_unchanged,
     freeze_lists,
     read_configuration,
     write_configuration,
@@ -128,22 +129,15 @@ class INCQuaLAConfig:
             )
         if self.budgets is not None and not self.budgets:
             raise ConfigurationError("budgets is empty; name budgets to calibrate at, or leave it out for all of them")
-        for name in ("criterion", "max_trials"):
-            if self.tolerable_loss is None and self._is_changed(name):
-                raise ConfigurationError(
-                    f"{name} {getattr(self, name)!r} has no effect without tolerable_loss; leave it out, or say how "
-                    "much F1 int8 may lose"
-                )
-        for name in _SETTLED.get(self.approach, ()):
-            if self._is_changed(name):
-                reason = "finds ranges in every call" if self.approach == "dynamic" else "takes what training settled"
-                raise ConfigurationError(
-                    f"{name} {getattr(self, name)!r} has no effect in the approach {self.approach!r}, which {reason}; "
-                    "leave it out, or use approach 'static'"
-                )
-
-    def _is_changed(self, name: str) -> bool:
-        return bool(getattr(self, name) != type(self).__dataclass_fields__[name].default)
+        if self.tolerable_loss is None:
+            circumstance = "without tolerable_loss; leave it out, or say how much F1 int8 may lose"
+            check_unchanged(self, ("criterion", "max_trials"), circumstance)
+        reason = "finds ranges in every call" if self.approach == "dynamic" else "takes what training settled"
+        check_unchanged(
+            self,
+            _SETTLED.get(self.approach, ()),
+            f"in the approach {self.approach!r}, which {reason}; leave it out, or use approach 'static'",
+        )
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the file beside the model.

@@ -19,6 +19,7 @@ __all__ = [
     "check_choices",
     "check_count",
     "check_patterns",
+    "check_unchanged",
     "freeze_lists",
     "read_configuration",
     "write_configuration",
@@ -123,6 +124,23 @@ def check_patterns(configuration: Any, name: str) -> None:
                 f"{name} holds {pattern!r}, which is no regular expression ({error}); a backslash takes the meaning "
                 r"from a sign, as in '\['"
             ) from error
+
+
+def check_unchanged(configuration: Any, names: Iterable[str], circumstance: str) -> None:
+    """Raise if a field that nothing reads was changed.
+
+    Args:
+        configuration: The dataclass.
+        names: The fields.
+        circumstance: When it has no effect, and what to do, as the end of the message.
+
+    Raises:
+        ConfigurationError: If one is not its default.
+    """
+    for name in names:
+        value = getattr(configuration, name)
+        if value != type(configuration).__dataclass_fields__[name].default:
+            raise ConfigurationError(f"{name} {value!r} has no effect {circumstance}")
 
 
 def check_choices(configuration: Any, legal: dict[str, tuple[str, ...]]) -> None:

@@ -10,7 +10,9 @@ from optimum_qala.search.pareto import Candidate, pareto_front, spread
 
 
 __all__ = [
+    "ACCURATE_LOSS",
     "BUDGET_NAMES",
+    "MAX_LOSS",
     "best_within_cost",
     "cheapest_within_loss",
     "check_losses",
@@ -18,6 +20,8 @@ __all__ = [
     "select_budgets",
 ]
 
+# Largest loss of "accurate", and of any budget, relative to the full score.
+ACCURATE_LOSS, MAX_LOSS = 0.01, 0.5
 # From slow to fast. `NAMES_BY_COUNT` says which of them a front of few candidates fills: "fast" always exists.
 BUDGET_NAMES = ("accurate", "balanced", "fast", "fastest")
 NAMES_BY_COUNT: tuple[tuple[str, ...], ...] = (
@@ -50,7 +54,7 @@ def cheapest_within_loss(candidates: Iterable[Candidate], full: Candidate, max_l
     return next((c for c in pareto_front(candidates) if c.score is not None and c.score >= floor), None)
 
 
-def check_losses(accurate_loss: float, max_loss: float) -> None:
+def check_losses(accurate_loss: float = ACCURATE_LOSS, max_loss: float = MAX_LOSS) -> None:
     """Raise unless the losses of `select_budgets` are shares in order: before a search, for it takes long.
 
     Args:
@@ -67,7 +71,11 @@ def check_losses(accurate_loss: float, max_loss: float) -> None:
 
 
 def select_budgets(
-    candidates: Iterable[Candidate], full: Candidate, *, accurate_loss: float = 0.01, max_loss: float = 0.5
+    candidates: Iterable[Candidate],
+    full: Candidate,
+    *,
+    accurate_loss: float = ACCURATE_LOSS,
+    max_loss: float = MAX_LOSS,
 ) -> dict[str, Candidate]:
     """Name up to four candidates that are cheaper than full length.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from optimum_qala.errors import ConfigurationError
+from optimum_qala.search.budgets import MAX_LOSS
 from optimum_qala.search.pareto import Candidate, pareto_front, spread
 
 
@@ -60,7 +61,7 @@ def choose_subset(records: Sequence[T], options: FinalistOptions) -> list[T]:
 
 
 def choose_finalists(
-    candidates: Iterable[Candidate], full: Candidate, options: FinalistOptions, *, max_loss: float = 0.5
+    candidates: Iterable[Candidate], full: Candidate, options: FinalistOptions, *, max_loss: float = MAX_LOSS
 ) -> list[Candidate]:
     """Choose the candidates that are worth a second look: those on the front or nearly so.
 

@@ -15,6 +15,7 @@ from optimum_qala.distillation.mutual_information import ContrastOptions
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.quantization.configuration import DEFAULT_OUTLIER_FACTOR
 from optimum_qala.quantization.rounding import WEIGHT_BITS
+from optimum_qala.quantization.stored_configuration import check_unchanged
 from optimum_qala.training.recipe import load_recipe, override, save_recipe
 
 
@@ -128,7 +129,8 @@ class QuaLATrainingArguments(TrainingArguments):
                 f"eval_budgets {self.eval_budgets!r} is one text; give a list, such as [{self.eval_budgets!r}]"
             )
         check_divergence(self.divergence, self.temperature, self.skew)
-        self._check_effect(self.divergence == "skew", "divergence='skew'; leave it out, or choose that", "skew")
+        if self.divergence != "skew":
+            check_unchanged(self, ["skew"], "without divergence='skew'; leave it out, or choose that")
         ContrastOptions(self.mutual_information_alpha, self.mutual_information_tokens)  # checks both
         self._check_quantization()
         self._check_ranges()
@@ -143,8 +145,10 @@ class QuaLATrainingArguments(TrainingArguments):
             ("critic", ["mutual_information_alpha", "mutual_information_tokens"]),
         ):
             readers = sorted(name for name, loss in AUXILIARY_LOSSES.items() if getattr(loss, reads))
-            condition = f"one of the losses {readers}; leave it out, or name one in auxiliary_losses"
-            self._check_effect(not losses.isdisjoint(readers), condition, *names)
+            if losses.isdisjoint(readers):
+                check_unchanged(
+                    self, names, f"without one of the losses {readers}; leave it out, or name one in auxiliary_losses"
+                )
 
     def _check_ranges(self) -> None:
         if self.num_random_sub_models < 0:
@@ -179,19 +183,9 @@ class QuaLATrainingArguments(TrainingArguments):
                 "quantization_aware=True changes what the layers compute, which torch_compile=True hides; turn one "
                 "of them off"
             )
-        self._check_effect(
-            self.quantization_aware,
-            "quantization_aware=True; leave it out, or turn that on",
-            "weight_bits",
-            "outlier_factor",
-            "range_averaging",
-        )
-
-    def _check_effect(self, is_used: bool, condition: str, *names: str) -> None:
-        """Refuse settings that were changed and that nothing reads."""
-        for name in names:
-            if not is_used and getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise ConfigurationError(f"{name} {getattr(self, name)!r} has no effect without {condition}")
+        if not self.quantization_aware:
+            settings = ("weight_bits", "outlier_factor", "range_averaging")
+            check_unchanged(self, settings, "without quantization_aware=True; leave it out, or turn that on")
 
     @classmethod
     def from_recipe(cls, path: str | Path, **arguments: Any) -> QuaLATrainingArguments:

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from optimum_qala.errors import ConfigurationError
+from optimum_qala.quantization.stored_configuration import check_unchanged
 
 
 def check_one_gpu(args: TrainingArguments) -> None:
@@ -52,10 +53,8 @@ def check_teacher_weight(teacher: Any, args: Any) -> None:
     Raises:
         ConfigurationError: If `teacher_weight` was changed, but there is no teacher.
     """
-    if teacher is None and args.teacher_weight != type(args).__dataclass_fields__["teacher_weight"].default:
-        raise ConfigurationError(
-            f"teacher_weight {args.teacher_weight!r} has no effect without a teacher; leave it out, or give one"
-        )
+    if teacher is None:
+        check_unchanged(args, ["teacher_weight"], "without a teacher; leave it out, or give one")
 
 
 def check_full_length(model: Any, role: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from transformers.trainer_utils import TrainOutput
 
-from optimum_qala._folders import replacing, source_name
+from optimum_qala._folders import source_name, write_json
 from optimum_qala.models.budget_choice import cpu_name
 from optimum_qala.training.arguments import QuaLATrainingArguments
 from optimum_qala.training.recipe import RECIPE_FILE, added_fields
@@ -64,8 +63,7 @@ def write_training_record(
     given = {name: (sources or {}).get(name) for name in SOURCES}
     names = {name: None if source is None else source_name(source) for name, source in given.items()}
     record = summary | names | training_record(trainer.args) | {"log": trainer.state.log_history}
-    with replacing(Path(folder) / RECORD_NAME) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(Path(folder) / RECORD_NAME, record)
     trainer.args.save_recipe(Path(folder) / RECIPE_FILE)
     return summary
 

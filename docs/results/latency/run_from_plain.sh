@@ -32,16 +32,8 @@ python "$here/../../../examples/question_answering/run_qa.py" --model_name_or_pa
     --min_exit_layer 4 --deep_supervision_weight 2 --per_device_train_batch_size 32 --learning_rate 1e-4 \
     --max_steps 1500 --warmup_steps 0.03 --weight_decay 0.01 --train_sampling_strategy group_by_length --bf16 \
     --use_cpu --logging_steps 10 --save_steps 100 --save_total_limit 1 --eval_strategy no --do_train
-python "$here/exits.py" "$work/trained" "$data/validation.json" "$raw/exits-validation.json"
-optimum-cli qala quantize --model "$work/trained" --backend openvino --data "$work/kept.json" --budget full \
-    --budget 1,1,1,0.5,0.5,0.5 --budget 1,1,1,0.7,0.3,0.3 --output "$work/quantized" --json > "$raw/quantize.json"
-optimum-cli qala search --model "$work/quantized" --data "$work/search.json" --cost latency --drop-ratio-bound 0.7 \
-    --accurate-loss 0.01 --max-loss 0.2 --min-exit-layer 3 --subset-size 600 --max-evaluations 48 \
-    --output "$work/int8" --json > /dev/null
-cp "$work/int8/search.json" "$raw/search.json"
+"$here/search_and_score.sh" "$data" "$work" "$raw" 3
 optimum-cli qala evaluate --model "$work/int8" --data "$test" --json > "$raw/int8-dev.json"
-optimum-cli qala evaluate --model "$work/trained" --backend openvino --data "$test" --budget full --json \
-    > "$raw/fp32-dev.json"
 optimum-cli qala evaluate --model "$work/int8" --data "$test" --budget 1,1,1,0.5,0.35,0.35@5 --json \
     > "$raw/int8-dev-more.json"
 optimum-cli qala benchmark --model "$work/int8" --data "$test" --limit 600 --plain "$plain" \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Reproduces the thirteenth entry of the notebook: more training of its tenth model, now with the smallest sub-model in every step and
-# the plain model as the teacher of the full length; then search, scores and benchmark.
+# the plain model as the teacher of the full length; then search and scores.
 # Usage: docs/results/latency/run_smallest.sh TRAINED PLAIN DATA WORK
 # TRAINED and PLAIN are the model that run_from_plain.sh trained and the one that it started from. DATA as in run.sh. Raw results go to
 # raw/smallest.
@@ -20,16 +20,7 @@ mkdir -p "$raw" "$work"
     --deep_supervision_weight 2 --per_device_train_batch_size 32 --learning_rate 8e-5 --max_steps 700 \
     --warmup_steps 0.03 --weight_decay 0.01 --train_sampling_strategy group_by_length --bf16 --use_cpu --seed 7 \
     --logging_steps 10 --save_steps 175 --save_total_limit 1 --eval_strategy no
-python "$here/exits.py" "$work/trained" "$data/validation.json" "$raw/exits-validation.json"
-optimum-cli qala quantize --model "$work/trained" --backend openvino --data "$work/kept.json" --budget full \
-    --budget 1,1,1,0.5,0.5,0.5 --budget 1,1,1,0.7,0.3,0.3 --output "$work/quantized" --json > "$raw/quantize.json"
-optimum-cli qala search --model "$work/quantized" --data "$work/search.json" --cost latency --drop-ratio-bound 0.7 \
-    --accurate-loss 0.01 --max-loss 0.2 --min-exit-layer 4 --subset-size 600 --max-evaluations 48 \
-    --output "$work/int8" --json > /dev/null
-cp "$work/int8/search.json" "$raw/search.json"
-optimum-cli qala evaluate --model "$work/trained" --backend openvino --data "$test" --budget full --json \
-    > "$raw/fp32-dev.json"
-optimum-cli qala evaluate --model "$work/int8" --data "$test" --json > "$raw/int8-dev.json"
+"$here/search_and_score.sh" "$data" "$work" "$raw" 4
 [ -s "$here/raw/plain-dev.json" ] || optimum-cli qala evaluate --model "$plain" --backend openvino --data "$test" \
     --budget full --json > "$here/raw/plain-dev.json"
 sed -i "s#$data#DATA#g; s#$work#WORK#g; s#$plain#PLAIN#g" "$raw"/*.json "$here/raw/plain-dev.json"
