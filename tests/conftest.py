@@ -78,6 +78,23 @@ def tiny_model(_tiny_model: QuaLAMiniLMForQuestionAnswering) -> QuaLAMiniLMForQu
 
 
 @pytest.fixture(scope="session")
+def inc_folder(tiny_tokenizer, tmp_path_factory) -> Path:
+    """An int8 model of Intel Neural Compressor, of two layers to be compiled soon; read only."""
+    from tests.inc_models import quantize_tiny
+
+    path = tmp_path_factory.mktemp("inc") / "int8"
+    budgets = {"fast": {"retention": [1.0, 0.5]}, "shallow": {"retention": [1.0, 0.6], "exit_layer": 1}}
+    quantize_tiny(path, tiny_tokenizer, 2, budgets)
+    return path
+
+
+@pytest.fixture(scope="session")
+def compile_cache(tmp_path_factory) -> Path:
+    """Where that model is compiled at full depth, by the first test that needs it; under a home of Hugging Face."""
+    return tmp_path_factory.mktemp("huggingface") / "optimum_qala" / "compiled"
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real data; skips where it is absent."""
     if not (SHARED / "data" / "qa").is_dir():

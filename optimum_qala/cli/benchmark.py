@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_qala._folders import new_folder, write_json
+from optimum_qala.cli.compiling import compile_model, sources_to_compile
 from optimum_qala.cli.console import Console, format_table
 from optimum_qala.cli.loading import LoadedModel
 from optimum_qala.cli.options import bucket_options, chosen_budgets, given, window_options
@@ -46,7 +47,7 @@ from optimum_qala.reporting.bulk import BulkOptions, count_bulk_turns, measure_b
 from optimum_qala.reporting.machine import describe_machine
 from optimum_qala.reporting.peers import PeerOptions
 from optimum_qala.reporting.plot import plot_report
-from optimum_qala.reporting.tables import markdown, settings_of
+from optimum_qala.reporting.tables import back_end, markdown, settings_of
 
 
 COLUMNS = (
@@ -99,6 +100,7 @@ def run(args: Namespace, console: Console) -> None:
         entries = with_buckets(budget_entries(source, chosen_budgets(args, loaded.model.config), depths), buckets)
         peers = peer_entries(getattr(args, "peer", []), getattr(args, "budget", []), threads)
         check_names([*entries, *peers])
+        to_compile = sources_to_compile(args, [*entries, *peers])
         for peer in peers:
             check_vocabulary(peer.name, peer.source.load().tokenizer, loaded.tokenizer)
         capacities = [loaded.capacity, *(peer.source.load().capacity for peer in peers)]
@@ -107,6 +109,8 @@ def run(args: Namespace, console: Console) -> None:
         cut = window_options(args, min(capacities))
         windows = make_windows(records, loaded.tokenizer, cut)
         options = _fit(options, windows, min(capacities), console)
+        for one, budgets in to_compile.items():
+            compile_model(args, one.load(), budgets, console)
         quantization = None
         if "plain" in args:
             made, quantization = _make_plain(args, records, Path(work), loaded.tokenizer, peer_options, cut, console)
@@ -342,5 +346,10 @@ def result_table(report: dict[str, Any]) -> str:
     machine = report["machine"]
     parts = [f"{machine['cpu']} ({' '.join(machine['flags'])})"]
     for title, rows in settings_of(report):
-        parts += ["", title, format_table(([row[column] for column in COLUMNS] for row in rows), COLUMNS)]
+        parts += ["", title, format_table((_cells(row) for row in rows), COLUMNS)]
     return "\n".join(parts)
+
+
+def _cells(row: dict[str, Any]) -> list[Any]:
+    shown = row | {"backend": back_end(row)}
+    return [shown[column] for column in COLUMNS]

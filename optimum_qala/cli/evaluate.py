@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from optimum_qala.cli.compiling import check_compile_flag, compile_model
 from optimum_qala.cli.console import Console, format_table
 from optimum_qala.cli.loading import load_model
 from optimum_qala.cli.options import (
@@ -26,7 +27,17 @@ from optimum_qala.question_answering.records import load_records
 
 # Flags that mean nothing without a model.
 _WINDOW_FLAGS = ("max_length", "doc_stride", "max_question_length")
-_MODEL_FLAGS = ("budget", "max_latency_ms", "max_f1_loss", "backend", "batch_size", "pad_to", "n_best", *_WINDOW_FLAGS)
+_MODEL_FLAGS = (
+    "budget",
+    "max_latency_ms",
+    "max_f1_loss",
+    "backend",
+    "batch_size",
+    "pad_to",
+    "n_best",
+    *_WINDOW_FLAGS,
+    "compile",
+)
 _DECODING_FLAGS = ("max_answer_length", "allow_no_answer", "null_threshold")
 
 
@@ -58,6 +69,7 @@ def _score_file(args: Namespace) -> dict[str, Any]:
 
 
 def _score_model(args: Namespace, console: Console) -> dict[str, Any]:
+    check_compile_flag(args)
     # Data first: it is read in a moment, and a mistake in it should not cost the time to load a model.
     records = load_records(args.data, require_answers=True, limit=getattr(args, "limit", None))
     loaded = load_model(
@@ -69,6 +81,7 @@ def _score_model(args: Namespace, console: Console) -> dict[str, Any]:
     measured = measured_budget(args, loaded)
     budgets = chosen_budgets(args, loaded.model.config) if measured is None else [measured]
     windows, decoding = window_options(args, loaded.capacity), decode_options(args)
+    compile_model(args, loaded, budgets, console)
     batching = {"batch_size": args.batch_size} if hasattr(args, "batch_size") else {}
     num_impossible = sum(record.is_impossible for record in records)
     if num_impossible and not decoding.allow_no_answer:
@@ -92,7 +105,13 @@ def _score_model(args: Namespace, console: Console) -> dict[str, Any]:
             )
         length_config = resolve_budget(loaded.model.config, budget)
         scores[budget] |= {"retention": None} if length_config is None else length_config.to_budget()
-    result: dict[str, Any] = {"model": args.model, "backend": loaded.backend, "data": args.data, "budgets": scores}
+    result: dict[str, Any] = {
+        "model": args.model,
+        "backend": loaded.backend,
+        "compiled": loaded.compiled,
+        "data": args.data,
+        "budgets": scores,
+    }
     if len(budgets) == 1:
         # A script that asks for one budget need not know its name again.
         result |= {name: scores[budgets[0]][name] for name in ("f1", "exact_match", "num_questions")}

@@ -74,6 +74,11 @@ class LoadedModel:
         return "int8" if is_quantized else self.precision
 
     @property
+    def compiled(self) -> bool:
+        """Whether it runs machine code that `compile` of a model of Intel Neural Compressor made."""
+        return self.backend == "inc" and bool(self.model.compiled_exits)
+
+    @property
     def buckets(self) -> BucketOptions | None:
         """Options of the buckets that the model runs in, or None if it does not."""
         return getattr(self.model, "buckets", None)

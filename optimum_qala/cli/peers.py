@@ -133,6 +133,7 @@ class Entry:
             buckets=loaded.buckets,
             kind=self.kind,
             arithmetic=loaded.arithmetic,
+            compiled=loaded.compiled,
             is_slow=self.is_slow,
             macs=_mac_counter(loaded.model.config, self.budget),
         )

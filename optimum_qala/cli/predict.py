@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+from optimum_qala.cli.compiling import check_compile_flag, compile_model
 from optimum_qala.cli.console import Console
 from optimum_qala.cli.loading import load_model
 from optimum_qala.cli.options import bucket_options, decode_options, measured_budget, resolve_budget, window_options
@@ -25,6 +26,7 @@ def run(args: Namespace, console: Console) -> None:
         args: The parsed command line.
         console: Where to write.
     """
+    check_compile_flag(args)
     records = _limited(iter_records(args.data), getattr(args, "limit", None))
     loaded = load_model(
         args.model,
@@ -34,6 +36,7 @@ def run(args: Namespace, console: Console) -> None:
     )
     budget = measured_budget(args, loaded) or getattr(args, "budget", None)
     resolve_budget(loaded.model.config, budget)
+    compile_model(args, loaded, [budget], console)
     explicit = {name: getattr(args, name) for name in ("batch_size", "buffer_size") if hasattr(args, name)}
     with console.progress(None, "predict", "question") as bar:
         answered = predict(

@@ -180,7 +180,8 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
         """Replace what runs by machine code for this CPU, which torch's inductor makes.
 
         A C++ compiler takes about a minute for every number of layers that the budgets run. The result is kept in a
-        cache of this machine, from where another process has it in a second.
+        cache of this machine, from where another process has it in a second. It is made for the threads that torch has
+        now, so set them before.
 
         Args:
             budgets: Budgets to compile for, as in `set_budget`; full length and all named ones if None. Those that

@@ -44,7 +44,7 @@ def default_compile_cache() -> Path:
 
 
 def program_file(cache: Path, files: tuple[Path, Path], exit_layer: int | None) -> Path:
-    """Name the file of a program in a cache: other weights, another CPU or another torch make another file.
+    """Name the file of a program in a cache: other weights or threads, another CPU or another torch make another file.
 
     Args:
         cache: The cache.
@@ -55,7 +55,8 @@ def program_file(cache: Path, files: tuple[Path, Path], exit_layer: int | None) 
         The file, which need not exist.
     """
     digest = hashlib.sha256()
-    for text in (torch.__version__, cpu_name(), torch.backends.cpu.get_cpu_capability(), str(exit_layer)):
+    numbers = exit_layer, torch.get_num_threads()  # inductor writes the number of threads into its code
+    for text in (torch.__version__, cpu_name(), torch.backends.cpu.get_cpu_capability(), *map(str, numbers)):
         digest.update(text.encode() + b"\0")
     for file in files:
         digest.update(file.read_bytes())

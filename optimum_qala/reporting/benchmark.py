@@ -113,6 +113,7 @@ class Candidate:
         buckets: Options of the buckets that the model runs in, if it does.
         kind: What the row stands for: "budget", "depth", "plain", "bert-base" or "peer".
         arithmetic: What its matrix products run in: "int8", or as `precision`.
+        compiled: It runs machine code that `INCQuaLAMiniLMForQuestionAnswering.compile` made.
         is_slow: Take part in `slow_batches` and `slow_repeats` only.
         macs: Counts the multiply-accumulate operations of a window, padding left out; None if they are not known.
     """
@@ -128,13 +129,14 @@ class Candidate:
     buckets: BucketOptions | None = None
     kind: str = "peer"
     arithmetic: str = "f32"
+    compiled: bool = False
     is_slow: bool = False
     macs: Callable[[Window], int] | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
         """What every row says of its candidate, by the names of its fields."""
-        names = ("name", "kind", "budget", "backend", "arithmetic", "precision", "threads")
+        names = ("name", "kind", "budget", "backend", "compiled", "arithmetic", "precision", "threads")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -181,6 +183,7 @@ class BenchmarkRow:
         kind: As in `Candidate`.
         budget: Its budget.
         backend: Its back end.
+        compiled: As in `Candidate`.
         arithmetic: What its matrix products ran in.
         precision: Precision of its float operations.
         threads: Threads it ran on.
@@ -204,6 +207,7 @@ class BenchmarkRow:
     kind: str
     budget: str
     backend: str
+    compiled: bool
     arithmetic: str
     precision: str
     threads: int

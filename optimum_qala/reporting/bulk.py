@@ -59,6 +59,7 @@ class BulkRow:
         kind: As in `Candidate`.
         budget: Its budget.
         backend: Its back end.
+        compiled: As in `Candidate`.
         arithmetic: What its matrix products ran in.
         precision: Precision of its float operations.
         threads: Threads it ran on.
@@ -76,6 +77,7 @@ class BulkRow:
     kind: str
     budget: str
     backend: str
+    compiled: bool
     arithmetic: str
     precision: str
     threads: int

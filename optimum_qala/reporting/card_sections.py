@@ -240,6 +240,7 @@ def _split_conditions(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], lis
     described = [
         [
             BACKENDS[row["backend"]],
+            "compiled" if row.get("compiled") else "",
             row["arithmetic"],
             f"floats in {row['precision']}",
             f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}",
@@ -265,6 +266,8 @@ def _benchmark_notes(facts: ModelFacts, report: Mapping[str, Any]) -> Iterator[s
         yield f'"times {escape_markdown(report["reference"])}" says how many times as fast a row is.'
     if any(in_buckets(row) for row in report["rows"]):
         yield "Buckets: windows are padded to a multiple of that many tokens, with a compiled graph for each length."
+    if any(row.get("compiled") for row in report["rows"]):
+        yield "Compiled: machine code that `model.compile()` makes once on a machine; the files here hold none."
     if BENCHMARK_NAME in facts.figures:
         yield f"All numbers: [{BENCHMARK_NAME}]({BENCHMARK_NAME})."
 

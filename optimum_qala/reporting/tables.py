@@ -9,13 +9,19 @@ from typing import Any
 from optimum_qala.reporting.machine import REPORTED_PACKAGES
 
 
-__all__ = ["comparable_rows", "in_buckets", "is_cut", "markdown", "settings_of"]
+__all__ = ["back_end", "comparable_rows", "in_buckets", "is_cut", "markdown", "settings_of"]
 
 Row = dict[str, Any]
 
+
+def back_end(row: Row) -> str:
+    """Name what ran a row: "inc", or "inc, compiled"; an older report does not know of the latter."""
+    return f"{row['backend']}, compiled" if row.get("compiled") else str(row["backend"])
+
+
 _NAMES: dict[str, Callable[[Row], Any]] = {
     "row": lambda row: row["name"],
-    "back end": lambda row: row["backend"],
+    "back end": back_end,
     "arithmetic": lambda row: (
         row["arithmetic"] if row["arithmetic"] == row["precision"] else f"{row['arithmetic']}, else {row['precision']}"
     ),

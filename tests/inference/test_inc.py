@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from optimum_qala import INCQuaLAConfig, INCQuaLAMiniLMForQuestionAnswering, INCQuaLAQuantizer
+from optimum_qala import INCQuaLAMiniLMForQuestionAnswering
 from optimum_qala._compat import is_available
 from optimum_qala.errors import (
     BackendError,
@@ -23,11 +23,8 @@ from optimum_qala.errors import (
 from optimum_qala.inference import inc, int8_kernels
 from optimum_qala.inference.inc_graph import cut_graph
 from optimum_qala.models.budget_choice import cpu_name
-from optimum_qala.question_answering.records import QARecord
-from optimum_qala.question_answering.windows import WindowOptions
-from tests.conftest import tiny_config
+from tests.inc_models import quantize_tiny
 from tests.inference.batches import assert_odd_shapes_are_refused, assert_threads_agree, distances, random_batch
-from tests.quantization.conftest import model_with_biases
 
 
 pytestmark = [
@@ -43,25 +40,14 @@ BUDGETS = {
 
 
 @pytest.fixture(scope="module")
-def torch_model(tiny_tokenizer):
-    torch.manual_seed(0)
-    sizes = {"num_hidden_layers": 3, "vocab_size": len(tiny_tokenizer), "drop_layers": [1, 2]}
-    return model_with_biases(tiny_config(token_scoring="answer", budgets=BUDGETS, **sizes))
+def folder(tmp_path_factory):
+    """Folder of the quantized model, which `torch_model` fills; read only."""
+    return tmp_path_factory.mktemp("inc") / "int8"
 
 
-@pytest.fixture(scope="module")
-def folder(torch_model, tiny_tokenizer, tmp_path_factory):
-    """Folder of the quantized model; read only."""
-    context = "anna wrote a red book in paris . peter lived in the old tower of london . " * 2
-    records = [
-        QARecord(str(index), question, context, (answer,), (context.index(answer),))
-        for index, (question, answer) in enumerate([("who wrote ?", "anna"), ("where lived peter ?", "london")] * 3)
-    ]
-    path = tmp_path_factory.mktemp("inc") / "int8"
-    INCQuaLAQuantizer(torch_model, tiny_tokenizer).quantize(
-        records, path, config=INCQuaLAConfig(num_samples=6), window_options=WindowOptions.for_max_length(96)
-    )
-    return path
+@pytest.fixture(scope="module", autouse=True)
+def torch_model(tiny_tokenizer, folder):
+    return quantize_tiny(folder, tiny_tokenizer, 3, BUDGETS)
 
 
 @pytest.fixture

@@ -6,16 +6,12 @@ import pytest
 import torch
 import torch._inductor.config
 
-from optimum_qala import INCQuaLAConfig, INCQuaLAMiniLMForQuestionAnswering, INCQuaLAQuantizer
+from optimum_qala import INCQuaLAMiniLMForQuestionAnswering
 from optimum_qala._compat import is_available
 from optimum_qala.errors import BackendError, CheckpointError, UnknownBudgetError
 from optimum_qala.inference import inc_compile
 from optimum_qala.inference.inc_compile import default_compile_cache, program_file
-from optimum_qala.question_answering.records import QARecord
-from optimum_qala.question_answering.windows import WindowOptions
-from tests.conftest import tiny_config
 from tests.inference.batches import assert_threads_agree, random_batch
-from tests.quantization.conftest import model_with_biases
 
 
 pytestmark = [
@@ -23,27 +19,15 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-BUDGETS = {"fast": {"retention": [1.0, 0.5]}, "shallow": {"retention": [1.0, 0.6], "exit_layer": 1}}
+
+@pytest.fixture(scope="module")
+def folder(inc_folder):
+    return inc_folder
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_tokenizer, tmp_path_factory):
-    """Folder of a quantized model of two layers; read only."""
-    torch.manual_seed(0)
-    sizes = {"num_hidden_layers": 2, "vocab_size": len(tiny_tokenizer), "drop_layers": [1]}
-    model = model_with_biases(tiny_config(token_scoring="answer", budgets=BUDGETS, **sizes))
-    context = "anna wrote a red book in paris . peter lived in the old tower of london . " * 2
-    records = [QARecord(str(index), "who wrote ?", context, ("anna",), (0,)) for index in range(4)]
-    path = tmp_path_factory.mktemp("inc") / "int8"
-    INCQuaLAQuantizer(model, tiny_tokenizer).quantize(
-        records, path, config=INCQuaLAConfig(num_samples=4), window_options=WindowOptions.for_max_length(96)
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled") / "cache"
+def cache(compile_cache):
+    return compile_cache
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +89,16 @@ def test_files_in_the_cache_are_those_of_one_model_and_depth(folder, tmp_path):
     }
     assert len(names) == 4
     assert program_file(tmp_path, files, 1) in names
+
+
+def test_another_number_of_threads_is_another_program(folder, tmp_path, monkeypatch):
+    """Inductor writes the number into the loops of its code, or writes no parallel loops for one thread."""
+    files = tuple(sorted(folder.glob("inc_[gw]*")))
+    names = set()
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        names.add(program_file(tmp_path, files, None))
+    assert len(names) == 2
 
 
 def test_cache_is_where_hugging_face_keeps_its_own(monkeypatch, tmp_path):

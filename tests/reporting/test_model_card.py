@@ -150,6 +150,22 @@ def test_benchmark_has_the_peers_and_says_what_was_measured(everything):
     assert "on A CPU (avx2), 2026-01-02." in second
 
 
+def test_benchmark_says_which_rows_were_compiled(everything):
+    assert "ompiled:" not in section(card_of(everything), "Benchmark")
+    peers = [
+        row("by-inc", "peer", 9.0, 73.0, backend="inc", compiled=True),
+        row("searched", "peer", 12.0, 73.0, backend="torch", compiled=False),
+    ]
+    write(everything / "benchmark.json", report(rows=[row("full", "budget", 8.0, 73.0), *peers]))
+    text = section(card_of(everything), "Benchmark").replace("\N{NO-BREAK SPACE}", " ")
+    assert "| Intel Neural Compressor, compiled |" in text
+    assert "| OpenVINO |" in text
+    assert "| torch |" in text
+    assert "Compiled: machine code that `model.compile()` makes once on a machine" in text
+    write(everything / "benchmark.json", report(rows=peers[:1]))
+    assert "Batch size 1, true lengths, Intel Neural Compressor, compiled, int8, floats" in card_of(everything)
+
+
 def test_metadata_are_those_that_the_hub_shows(everything):
     found = metadata(card_of(everything, repo_id="org/quala"))
     assert (found["library_name"], found["pipeline_tag"]) == (LIBRARY_NAME, "question-answering")

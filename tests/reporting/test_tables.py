@@ -38,6 +38,18 @@ def test_times_of_compiling_are_told_under_their_table():
     assert "compiling" not in markdown(report(bulk_rows=[BULK]))
 
 
+def test_compiled_rows_say_so():
+    timed = [
+        row("a", "peer", 8.0, 70.0, backend="inc", compiled=True),
+        row("b", "peer", 8.0, 70.0, backend="inc", compiled=False),
+        row("c", "peer", 8.0, 70.0, backend="inc"),  # from an older report
+    ]
+    text = markdown(report(rows=timed))
+    assert "| a | inc, compiled | int8" in text
+    assert "| b | inc | int8" in text
+    assert "| c | inc | int8" in text
+
+
 def test_what_is_not_known_is_a_dash():
     (line, _) = lines_with(markdown(report()), "| BERT-base shape, torch |")
     assert line.startswith(

@@ -106,6 +106,14 @@ def buckets(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cache-dir", metavar="FOLDER", help="keep compiled graphs here for the next start")
 
 
+def compiling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile an int8 model of Intel Neural Compressor, for this and the next start; needs a C++ compiler",
+    )
+
+
 def peers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("models to compare with")
     group.add_argument(

@@ -22,6 +22,7 @@ def benchmark(parser: argparse.ArgumentParser) -> None:
     flags.output(parser)
     flags.budgets(parser, f"measure this budget; may be repeated (default: all): {flags.BUDGET_HELP}")
     flags.backend(parser)
+    flags.compiling(parser)
     flags.peers(parser)
     flags.timing(parser)
     parser.add_argument("--no-f1", action="store_true", help="leave F1 out, which takes longest on large data")

@@ -233,6 +233,7 @@ class EvaluateCommand(_Subcommand):
             parser, f"evaluate at this budget; may be repeated (default: all): {flags.BUDGET_HELP}", action="append"
         )
         flags.backend(parser)
+        flags.compiling(parser)
         flags.batching(parser)
         flags.number(parser, "--pad-to", int, "pad every window to N tokens, instead of to the longest of its batch")
         flags.buckets(parser)
@@ -263,6 +264,7 @@ class PredictCommand(_Subcommand):
         flags.data(parser, f"{flags.DATA_HELP}, or - for JSONL on standard input")
         flags.measured_budget(parser, f"{flags.BUDGET_HELP} (default: full)")
         flags.backend(parser)
+        flags.compiling(parser)
         flags.batching(parser)
         flags.number(parser, "--buffer-size", int, "questions read ahead (default: 1024)")
         parser.add_argument("--output", metavar="FILE", help="write to this new file, complete or not at all")
