@@ -1,7 +1,7 @@
 """What one user does in a process of its own: load a model by repository id, answer questions, keep the time.
 
 Usage: answer.py KIND REPO_ID QUESTIONS OUTPUT [BUDGET ...]
-KIND is torch, without-plugin, openvino or inc. QUESTIONS is a list of {"question", "context"}. OUTPUT.json gets times
+KIND is torch, without-plugin, openvino-float (of the torch weights), openvino or inc. QUESTIONS is a list of {"question", "context"}. OUTPUT.json gets times
 and answers, OUTPUT.npz the logits. All kinds read the answers off the logits in the same way, one window for each
 question, so that only the models differ.
 """
@@ -40,6 +40,8 @@ def load() -> Any:
         return AutoModelForQuestionAnswering.from_pretrained(REPO_ID, trust_remote_code=True)
     import optimum_qala
 
+    if KIND == "openvino-float":
+        return optimum_qala.OVQuaLAMiniLMForQuestionAnswering.from_pretrained(REPO_ID, subfolder="")
     if KIND == "openvino":
         return optimum_qala.OVQuaLAMiniLMForQuestionAnswering.from_pretrained(REPO_ID)
     if KIND == "inc":

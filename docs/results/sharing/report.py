@@ -16,6 +16,7 @@ BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 NAMES = {
     "torch": "torch",
     "without-plugin": "torch, without optimum-qala",
+    "openvino-float": "OpenVINO float32",
     "openvino": "OpenVINO int8",
     "inc": "Intel Neural Compressor int8",
 }

@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 PAGE = ROOT / "docs" / "how_to" / "share_on_the_hub.md"
 REPO_ID, TOKEN = "your-name/your-model", "hf_writer"
-KINDS = ("torch", "without-plugin", "openvino", "inc")
+KINDS = ("torch", "without-plugin", "openvino-float", "openvino", "inc")
 BUDGETS = ("full", "fastest")
 LONGEST_ANSWER = 30  # tokens, as in answer.py
 
