@@ -209,7 +209,7 @@ def main() -> None:
     if output is not None and trainer.is_world_process_zero():  # after the evaluation, whose scores it has
         sources = name_sources(model_args, data_args, args.do_eval)
         write_training_record(args.output_dir, trainer, output, num_questions=len(train_records), sources=sources)
-    if args.do_predict:
+    if args.do_predict and trainer.is_world_process_zero():
         test = data_args.read("test", data_args.max_predict_samples, require_answers=False)
         write_predictions(trainer, test, data_args.decode_options(test))
     if args.push_to_hub:

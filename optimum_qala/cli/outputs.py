@@ -2,7 +2,8 @@
 
 A command writes into a neighbour of its output folder and renames it once everything is there, so an output folder
 that exists is a complete one. Long commands keep their intermediate state in `<output>.partial`, which survives an
-interruption; the same command run again goes on from it, and removes it in the end.
+interruption; the same command run again goes on from it, and removes it in the end. An error before there is anything
+to go on from, such as a flag that does not fit the model, leaves nothing, so that the corrected command can run.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from optimum_qala._folders import check_output, publish, umask, write_json
-from optimum_qala.errors import OutputExistsError
+from optimum_qala.errors import ConfigurationError, OutputExistsError
 from optimum_qala.search.store import content_hash
 
 
 SETTINGS_FILE = "settings.json"
 PARTIAL_SUFFIX = ".partial"
+# What a command goes on from, in its state: checkpoints of a training, stores of a search. The rest is made anew.
+_PROGRESS = ("checkpoint-*", "*.json")
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,13 @@ def resumable_folder(output: str | Path, settings: Mapping[str, Any]) -> Iterato
 
     Yields:
         The folders to work in. The result becomes `output` and the state is removed when the block ends without an
-        error; otherwise both stay in `<output>.partial`.
+        error; otherwise both stay in `<output>.partial`, unless an error came before there was anything to go on from.
 
     Raises:
         OutputExistsError: If `output` holds something, or `<output>.partial` holds the state of other settings.
+        ConfigurationError: If this is one of several processes, which would all write there.
     """
+    _check_one_process()
     path = check_output(output)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     is_resumed = _claim(partial, json.loads(json.dumps(settings)))
@@ -95,7 +100,12 @@ def resumable_folder(output: str | Path, settings: Mapping[str, Any]) -> Iterato
     shutil.rmtree(work.result, ignore_errors=True)
     work.state.mkdir(exist_ok=True)
     work.result.mkdir()
-    yield work
+    try:
+        yield work
+    except Exception:
+        if not is_resumed and not any(next(work.state.glob(pattern), None) for pattern in _PROGRESS):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     publish(work.result, path)
     shutil.rmtree(partial)
 
@@ -136,6 +146,16 @@ def fingerprint(source: str) -> str | None:
     if path.is_dir():
         return content_hash(sorted(file for file in path.iterdir() if file.is_file()))
     return content_hash([path]) if path.is_file() else None
+
+
+def _check_one_process() -> None:
+    processes = os.environ.get("WORLD_SIZE") or "1"
+    if processes != "1":
+        raise ConfigurationError(
+            f"this is one of {processes} processes (WORLD_SIZE), which would all write the same folder; optimum-cli runs "
+            "in one. To train in several, start examples/question_answering/run_qa.py, or a script of your own with "
+            "QuaLATrainer or MiniLMDistillationTrainer, with torchrun"
+        )
 
 
 def _claim(partial: Path, settings: Any) -> bool:

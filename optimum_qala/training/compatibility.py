@@ -21,8 +21,8 @@ def check_one_gpu(args: TrainingArguments) -> None:
     """
     if args.n_gpu > 1:
         raise ConfigurationError(
-            f"this process sees {args.n_gpu} GPUs: start one process for each with torchrun, "
-            "or set CUDA_VISIBLE_DEVICES to one of them"
+            f"this process sees {args.n_gpu} GPUs: set CUDA_VISIBLE_DEVICES to one of them, or start one process for "
+            "each: torchrun with examples/question_answering/run_qa.py or a script of your own, not optimum-cli"
         )
 
 

@@ -184,7 +184,7 @@ def test_mistakes_are_one_line(distill, texts, tmp_path, flags, message):
     outcome, folder = distill(*flags)
     assert outcome.code == 1
     assert message in outcome.error
-    assert not folder.exists()
+    assert not list(tmp_path.glob("student*")), "the corrected command would find the settings of this one"
 
 
 def test_empty_text_is_one_line(distill, tmp_path):

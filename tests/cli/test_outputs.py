@@ -5,7 +5,7 @@ import json
 import pytest
 
 from optimum_qala.cli.outputs import new_file, resumable_folder
-from optimum_qala.errors import OutputExistsError
+from optimum_qala.errors import ConfigurationError, DataError, OutputExistsError
 
 
 def names(folder):
@@ -44,6 +44,46 @@ def test_work_of_other_settings_is_not_mixed_in(tmp_path):
     ):
         pass
     assert json.loads((tmp_path / "out.partial" / "settings.json").read_text())["seed"] == 1
+
+
+@pytest.mark.parametrize("kept", [None, "checkpoint-5", "evaluations.json"])
+def test_error_leaves_only_what_a_command_goes_on_from(tmp_path, kept):
+    """Tokens are made anew, and the settings of a command that failed must not stop the corrected one."""
+    with pytest.raises(DataError), resumable_folder(tmp_path / "out", {"teacher": "wrong"}) as work:
+        (work.state / "tokens.bin").touch()
+        (work.result / "half").touch()
+        if kept is not None:
+            (work.state / kept).touch()
+        raise DataError("no text")
+    assert names(tmp_path) == ([] if kept is None else ["out.partial"])
+    if kept is None:
+        with resumable_folder(tmp_path / "out", {"teacher": "right"}) as work:
+            assert not work.is_resumed
+    else:
+        assert (tmp_path / "out.partial" / "state" / kept).is_file()
+
+
+def test_error_keeps_the_folder_of_an_earlier_run(tmp_path):
+    """Which may still be at work."""
+    with pytest.raises(KeyboardInterrupt), resumable_folder(tmp_path / "out", {}):
+        raise KeyboardInterrupt
+    with pytest.raises(DataError), resumable_folder(tmp_path / "out", {}):
+        raise DataError("no text")
+    assert names(tmp_path) == ["out.partial"]
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(ConfigurationError, match="this is one of 2 processes .*start examples/question_answering/run_qa"),
+        resumable_folder(tmp_path / "out", {}),
+    ):
+        pass
+    assert names(tmp_path) == []
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with resumable_folder(tmp_path / "out", {}):
+        pass
+    assert names(tmp_path) == ["out"]
 
 
 def test_foreign_partial_folder_is_kept(tmp_path):

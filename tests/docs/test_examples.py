@@ -106,6 +106,33 @@ def test_teacher_with_other_tokens_is_refused(run_qa, data, workplace, tmp_path)
         run_qa(*data, *TINY, *flags)
 
 
+def test_one_of_several_processes_writes_the_answers(run_qa, data, workplace, tmp_path, monkeypatch):
+    flags = ("--output_dir", tmp_path, "--do_predict", "--test_file", workplace / "test.json", "--max_predict_samples", 1)
+    monkeypatch.setattr("optimum_qala.QuaLATrainer.is_world_process_zero", lambda self: False)
+    run_qa(*data, *TINY, *flags)
+    assert not (tmp_path / "predict_predictions.json").exists()
+    monkeypatch.undo()
+    run_qa(*data, *TINY, *flags)
+    assert (tmp_path / "predict_predictions.json").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_output(data, workplace, tmp_path):
+    flags = ["--output_dir", tmp_path, "--do_train", "--do_eval", "--do_predict", "--test_file", workplace / "test.json"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", FOLDER / "run_qa.py"]
+    command = [sys.executable, *launcher, *data, *TINY, "--ddp_backend", "gloo", "--save_steps", "1", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, timeout=240, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
+    results = json.loads((tmp_path / "all_results.json").read_text(encoding="utf-8"))
+    assert (record["steps"], record["validation"]["f1"]) == (2, results["eval_f1"])
+    assert (tmp_path / "checkpoint-2" / "rng_state_1.pth").is_file()
+    assert (tmp_path / "predict_predictions.json").is_file()
+
+
 @pytest.fixture
 def reader_of_the_readme(workplace, tmp_path) -> Path:
     shutil.copytree(workplace, tmp_path / "work")

@@ -371,5 +371,5 @@ def test_several_gpus_in_one_process_are_refused(
     tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(QuaLATrainingArguments, "n_gpu", property(lambda _: 2))
-    with pytest.raises(ConfigurationError, match="this process sees 2 GPUs"):
+    with pytest.raises(ConfigurationError, match="this process sees 2 GPUs: .*torchrun with .*run_qa.py"):
         make_trainer(tmp_path, tiny_model, tiny_tokenizer, records)
