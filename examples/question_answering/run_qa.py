@@ -63,6 +63,12 @@ class DataArguments:
     max_predict_samples: int | None = field(default=None, metadata={"help": "Answer the first questions only."})
     max_seq_length: int = field(default=384, metadata={"help": "Tokens in a window."})
     doc_stride: int = field(default=128, metadata={"help": "Tokens that neighbouring windows share."})
+    max_question_length: int | None = field(
+        default=None, metadata={"help": "Tokens of a question at most; half a window or less by default."}
+    )
+    truncate_question: bool = field(
+        default=False, metadata={"help": "Cut a longer question instead of refusing it, in training as well."}
+    )
     version_2_with_negative: bool = field(
         default=False, metadata={"help": "Questions may have no answer, even if none of validation is marked so."}
     )
@@ -104,6 +110,15 @@ class DataArguments:
         if file is None and self.dataset_name is None:
             raise ConfigurationError(f"no questions for {split}: give --{split}_file or --dataset_name")
         return file or ":".join(part for part in (self.dataset_name, self.dataset_config_name, split) if part)
+
+    def window_options(self) -> WindowOptions:
+        """Make the options that cut contexts and questions."""
+        return WindowOptions(
+            max_length=self.max_seq_length,
+            doc_stride=self.doc_stride,
+            max_question_length=self.max_question_length,
+            truncate_question=self.truncate_question,
+        )
 
     def decode_options(self, records: list[QARecord]) -> DecodeOptions:
         """Make the options that choose answers; some of the questions may be marked impossible."""
@@ -197,7 +212,7 @@ def main() -> None:
         train_dataset=train_records,
         eval_dataset=eval_records,
         teacher=load_teacher(model_args.teacher_name_or_path, tokenizer),
-        window_options=WindowOptions(max_length=data_args.max_seq_length, doc_stride=data_args.doc_stride),
+        window_options=data_args.window_options(),
         decode_options=data_args.decode_options(eval_records or []),
         processing_class=tokenizer,
     )

@@ -26,7 +26,7 @@ from optimum_qala.question_answering.records import load_records
 
 
 # Flags that mean nothing without a model.
-_WINDOW_FLAGS = ("max_length", "doc_stride", "max_question_length")
+_WINDOW_FLAGS = ("max_length", "doc_stride", "max_question_length", "truncate_question")
 _MODEL_FLAGS = (
     "budget",
     "max_latency_ms",

@@ -121,10 +121,11 @@ def test_predictions_that_are_not_text_are_refused(qala, tiny_data, tmp_path):
     assert "are not UTF-8 text (byte 0)" in qala("evaluate", "--predictions", file, "--data", tiny_data).error
 
 
-def test_model_flag_with_predictions_is_refused(qala, tiny_data, tmp_path):
-    outcome = qala("evaluate", "--predictions", "p.json", "--data", tiny_data, "--max-length", 64)
+@pytest.mark.parametrize("flags", [["--max-length", 64], ["--truncate-question"]], ids=lambda flags: flags[0])
+def test_model_flag_with_predictions_is_refused(qala, tiny_data, flags):
+    outcome = qala("evaluate", "--predictions", "p.json", "--data", tiny_data, *flags)
     assert (outcome.code, outcome.out) == (1, "")
-    assert "--max-length needs --model" in outcome.error
+    assert f"{flags[0]} needs --model" in outcome.error
 
 
 def test_unknown_budget_names_those_there_are(qala, tiny_folder, tiny_data):

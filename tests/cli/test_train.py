@@ -167,6 +167,7 @@ def test_data_changed_since_the_interruption_is_noticed(qala, tiny_folder, tiny_
         ["--weight-decay", 0.9],
         ["--gradient-accumulation-steps", 2],
         ["--max-length", 24, "--doc-stride", 2],
+        ["--max-question-length", 2, "--truncate-question"],
         ["--limit", 4],
         ["--bf16"],
         ["--dropout", 0.5],
@@ -273,6 +274,12 @@ def test_recipe_is_used_saved_and_used_again(train, tiny_folder, tmp_path):
     saved = yaml.safe_load((trained["recipe"] / "recipe.yaml").read_text())
     assert (saved["seed"], saved["teacher_weight"], saved["max_steps"]) == (5, 0.9, 4)
     assert saved["auxiliary_losses"] == {"relations": 1.0, "hidden_states": 0.5}
+
+
+def test_question_that_is_too_long_is_refused(train):
+    outcome, folder = train("--max-question-length", 2)
+    assert "record 'q0': the question has 5 tokens, at most 2 are allowed" in outcome.error
+    assert not folder.exists()
 
 
 def test_bad_recipe_leaves_no_output(train, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from transformers import AutoModelForQuestionAnswering
 
 from optimum_qala import QuaLATrainingArguments
-from optimum_qala.errors import CheckpointError, ConfigurationError
+from optimum_qala.errors import CheckpointError, ConfigurationError, QuestionTooLongError
 from optimum_qala.reporting.facts import read_facts
 from optimum_qala.reporting.model_card import make_model_card
 from optimum_qala.training.recipe import load_recipe
@@ -104,6 +104,14 @@ def test_teacher_with_other_tokens_is_refused(run_qa, data, workplace, tmp_path)
     flags = ("--output_dir", tmp_path / "out", "--do_eval", "--teacher_name_or_path", teacher)
     with pytest.raises(CheckpointError, match=f"teacher {teacher} has another vocabulary than the model"):
         run_qa(*data, *TINY, *flags)
+
+
+def test_questions_that_are_too_long_are_refused_or_cut(run_qa, data, tmp_path):
+    flags = ("--output_dir", tmp_path, "--do_eval", "--max_eval_samples", 1, "--max_question_length", 2)
+    with pytest.raises(QuestionTooLongError, match="at most 2 are allowed"):
+        run_qa(*data, *TINY, *flags)
+    run_qa(*data, *TINY, *flags, "--truncate_question")
+    assert json.loads((tmp_path / "eval_results.json").read_text(encoding="utf-8"))["eval_samples"] == 1
 
 
 def test_one_of_several_processes_writes_the_answers(run_qa, data, workplace, tmp_path, monkeypatch):

@@ -78,6 +78,7 @@ def windows(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     number(group, "--max-length", int, "tokens of a window (default: 384)")
     number(group, "--doc-stride", int, "tokens that windows share (default: 128)")
     number(group, "--max-question-length", int, "longest question in tokens (default: half a window)")
+    group.add_argument("--truncate-question", action="store_true", help="cut a longer question instead of refusing it")
     return group
 
 
