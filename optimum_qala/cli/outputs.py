@@ -152,9 +152,9 @@ def _check_one_process() -> None:
     processes = os.environ.get("WORLD_SIZE") or "1"
     if processes != "1":
         raise ConfigurationError(
-            f"this is one of {processes} processes (WORLD_SIZE), which would all write the same folder; optimum-cli runs "
-            "in one. To train in several, start examples/question_answering/run_qa.py, or a script of your own with "
-            "QuaLATrainer or MiniLMDistillationTrainer, with torchrun"
+            f"this is one of {processes} processes (WORLD_SIZE), which would all write the same folder; optimum-cli "
+            "runs in one. To train in several, start examples/question_answering/run_qa.py, or a script of your own "
+            "with QuaLATrainer or MiniLMDistillationTrainer, with torchrun"
         )
 
 

@@ -13,6 +13,8 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from optimum_qala.errors import ConfigurationError
 
+from .traces import check_only_layers
+
 
 # Fields of a configuration that speak of single layers, which the student does not have.
 _LAYER_FIELDS: dict[str, Any] = {"budgets": {}, "drop_layers": None, "quantization_aware": None}
@@ -91,7 +93,8 @@ def make_student(
         The student.
 
     Raises:
-        ConfigurationError: If `init_layers` names a layer that the teacher does not have, or sizes differ from it.
+        ConfigurationError: If `init_layers` names a layer that the teacher does not have, or sizes differ from it, or
+            the teacher computes something else before its layers.
     """
     options = options or StudentOptions()
     config = student_config(teacher.config, options, **overrides)
@@ -101,6 +104,7 @@ def make_student(
         student = AutoModel.from_config(config, **({"add_pooling_layer": False} if has_pooler else {}))
     if options.init_layers is not None:
         _check_same_sizes(teacher.config, config, options.init_layers)
+        check_only_layers(teacher, "teacher")
         student.embeddings.load_state_dict(teacher.base_model.embeddings.state_dict())
         copy_layers(teacher.base_model.encoder.layer, options.init_layers, student.encoder.layer)
     return student  # type: ignore[no-any-return]

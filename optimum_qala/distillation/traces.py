@@ -26,6 +26,9 @@ EMBEDDINGS = -1  # stands for a layer before the first one, whose hidden states 
 COLUMN_PARTS = ("keys", "values")
 ROW_PARTS = ("attention_outputs", "hidden_states", "queries")
 
+# Modules of an encoder that learn: its embeddings and layers, and what only reads the outputs of layers.
+_KNOWN_MODULES = ("embeddings.", "encoder.layer.", "encoder.span_heads.", "pooler.")
+
 # Parts that are the outputs of linear layers of the attention, and the names of these.
 LINEAR_PARTS = {"queries": "query", "keys": "key", "values": "value"}
 
@@ -131,6 +134,28 @@ def check_can_be_traced(model: Any, role: str) -> None:
         ) from None
 
 
+def check_only_layers(model: Any, role: str) -> None:
+    """Refuse a model that computes something of its own between its embeddings and its layers.
+
+    ELECTRA widens small embeddings there, for example. What copies, hashes or trains embeddings and layers alone would
+    miss it without a word.
+
+    Args:
+        model: A model that can be traced.
+        role: What to call it in the message.
+
+    Raises:
+        ConfigurationError: If so.
+    """
+    base = getattr(model, "base_model", model)
+    names = [name for name, _ in base.named_parameters() if not name.startswith(_KNOWN_MODULES)]
+    if names:
+        raise ConfigurationError(
+            f"the {role} is a {type(model).__name__}, which learns {names[0]} besides its embeddings and its layers; "
+            "task-agnostic distillation cannot take that along"
+        )
+
+
 @contextlib.contextmanager
 def record_trace(model: Any, request: TraceRequest, attention_mask: Tensor) -> Iterator[Trace]:
     """Record what the passes through a model compute while the context lasts; the last one counts.
@@ -214,5 +239,6 @@ __all__ = [
     "Trace",
     "TraceRequest",
     "check_can_be_traced",
+    "check_only_layers",
     "record_trace",
 ]

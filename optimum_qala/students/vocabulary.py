@@ -68,16 +68,21 @@ def trim_vocabulary(
 
     Raises:
         ConfigurationError: If `min_frequency` is not a positive integer.
-        DataError: If the corpus is empty.
-        CheckpointError: If the tokenizer is of a kind, or has an option, that cannot be trimmed.
+        DataError: If the corpus is empty, or one text instead of several.
+        CheckpointError: If the model predicts tokens, as one for masked language modelling does, or has fewer rows of
+            embeddings than the tokenizer tokens; or if the tokenizer is of a kind, or has an option, that cannot be
+            trimmed.
     """
     if isinstance(min_frequency, bool) or not isinstance(min_frequency, int) or min_frequency < 1:
         raise ConfigurationError(f"min_frequency {min_frequency!r} is not a positive integer")
+    if isinstance(texts, str):
+        raise DataError(f"texts {texts[:40]!r} is one text, whose letters would be the corpus; give a list of texts")
     if not texts:
         raise DataError("there are no texts to choose tokens by, got an empty corpus")
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise CheckpointError(f"a {type(tokenizer).__name__} has no tokenizer.json, so it cannot be trimmed")
+    _check_embeddings(model, tokenizer)
     state = json.loads(backend.to_str())
     kept = _choose(model.config, tokenizer, state, texts, min_frequency)
     new_ids = {old: new for new, old in enumerate(kept)}
@@ -89,6 +94,22 @@ def trim_vocabulary(
             f"the tokenizer, a {type(tokenizer).__name__}, cannot be trimmed"
         )
     return TrimmedModel(_trim_model(model, new_ids), trimmed, tuple(kept), len(texts), changed)
+
+
+def _check_embeddings(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Refuse a model with outputs for tokens, which would stay as many as before, and a tokenizer of another model."""
+    if model.get_output_embeddings() is not None:
+        raise CheckpointError(
+            f"a {type(model).__name__} predicts tokens, and its outputs cannot be trimmed; give its encoder, "
+            "model.base_model, or a model for question answering"
+        )
+    embeddings: Any = model.get_input_embeddings()
+    last, rows = max(tokenizer.get_vocab().values()), embeddings.num_embeddings
+    if last >= rows:
+        raise CheckpointError(
+            f"the tokenizer numbers its tokens up to {last}, but the model has embeddings of {rows} only; they do not "
+            "belong together"
+        )
 
 
 def _choose(config: Any, tokenizer: Any, state: dict[str, Any], texts: Sequence[str], min_frequency: int) -> list[int]:

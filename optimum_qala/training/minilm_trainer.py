@@ -17,7 +17,7 @@ from optimum_qala.distillation.auxiliary import AUXILIARY_LOSSES, HeadCounts, Lo
 from optimum_qala.distillation.blocks import BLOCK_INDEX, TextBlocks
 from optimum_qala.distillation.teacher import TeacherLayer, default_relation_heads, default_teacher_layer
 from optimum_qala.distillation.teacher_cache import TeacherCache
-from optimum_qala.distillation.traces import TraceRequest, check_can_be_traced, record_trace
+from optimum_qala.distillation.traces import TraceRequest, check_can_be_traced, check_only_layers, record_trace
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.question_answering.predictor import position_capacity
 from optimum_qala.training.compatibility import check_full_length, check_one_gpu, check_same_vocabulary
@@ -62,6 +62,7 @@ class MiniLMDistillationTrainer(LengthGroupingTrainer):
         check_same_vocabulary(teacher, model)
         for checked, role in ((teacher, "teacher"), (model, "student")):
             check_can_be_traced(checked, role)
+            check_only_layers(checked, role)
             check_full_length(checked, role)
         self.loss_spec = AUXILIARY_LOSSES[METHODS[args.method]]
         layer = args.teacher_layer

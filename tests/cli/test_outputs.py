@@ -75,7 +75,7 @@ def test_error_keeps_the_folder_of_an_earlier_run(tmp_path):
 def test_several_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with (
-        pytest.raises(ConfigurationError, match="this is one of 2 processes .*start examples/question_answering/run_qa"),
+        pytest.raises(ConfigurationError, match="this is one of 2 processes .*To train in several, start examples"),
         resumable_folder(tmp_path / "out", {}),
     ):
         pass

@@ -115,7 +115,7 @@ def test_questions_that_are_too_long_are_refused_or_cut(run_qa, data, tmp_path):
 
 
 def test_one_of_several_processes_writes_the_answers(run_qa, data, workplace, tmp_path, monkeypatch):
-    flags = ("--output_dir", tmp_path, "--do_predict", "--test_file", workplace / "test.json", "--max_predict_samples", 1)
+    flags = ("--output_dir", tmp_path, "--do_predict", "--test_file", workplace / "test.json")
     monkeypatch.setattr("optimum_qala.QuaLATrainer.is_world_process_zero", lambda self: False)
     run_qa(*data, *TINY, *flags)
     assert not (tmp_path / "predict_predictions.json").exists()
@@ -126,7 +126,8 @@ def test_one_of_several_processes_writes_the_answers(run_qa, data, workplace, tm
 
 @pytest.mark.slow
 def test_two_processes_write_one_output(data, workplace, tmp_path):
-    flags = ["--output_dir", tmp_path, "--do_train", "--do_eval", "--do_predict", "--test_file", workplace / "test.json"]
+    flags = ["--output_dir", tmp_path, "--do_train", "--do_eval", "--do_predict"]
+    flags += ["--test_file", workplace / "test.json"]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", FOLDER / "run_qa.py"]
     command = [sys.executable, *launcher, *data, *TINY, "--ddp_backend", "gloo", "--save_steps", "1", *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}

@@ -13,6 +13,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
     BertTokenizerFast,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -204,6 +207,7 @@ def test_tokenizer_that_is_not_read_back_is_refused(monkeypatch: pytest.MonkeyPa
     ("texts", "min_frequency", "error", "message"),
     [
         ([], 1, DataError, "there are no texts to choose tokens by, got an empty corpus"),
+        ("anna was born in paris", 1, DataError, "texts 'anna was born in paris' is one text, whose letters would be"),
         (TEXTS, 0, ConfigurationError, "min_frequency 0 is not a positive integer"),
         (TEXTS, 1.5, ConfigurationError, "min_frequency 1.5 is not a positive integer"),
         (TEXTS, True, ConfigurationError, "min_frequency True is not a positive integer"),
@@ -213,6 +217,19 @@ def test_bad_arguments_are_refused(texts: list[str], min_frequency: Any, error: 
     case = word_pieces()
     with pytest.raises(error, match=message):
         trim_vocabulary(case.model, case.tokenizer, texts, min_frequency=min_frequency)
+
+
+def test_models_that_cannot_be_trimmed_are_refused(tiny_tokenizer: Any) -> None:
+    """A masked language model would be left with outputs for the tokens before, which is silent until it is loaded."""
+    config = BertConfig(vocab_size=len(tiny_tokenizer), **SIZES)
+    with pytest.raises(CheckpointError, match="a BertForMaskedLM predicts tokens, and its outputs cannot be trimmed"):
+        trim_vocabulary(BertForMaskedLM(config), tiny_tokenizer, TEXTS)
+    last = len(tiny_tokenizer) - 1
+    config.vocab_size = last
+    with pytest.raises(
+        CheckpointError, match=f"numbers its tokens up to {last}, but .* has embeddings of {last} only"
+    ):
+        trim_vocabulary(BertModel(config), tiny_tokenizer, TEXTS)
 
 
 def test_tokenizers_that_cannot_be_trimmed_are_refused(tiny_model: Any) -> None:

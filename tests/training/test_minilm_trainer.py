@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import DistilBertConfig, DistilBertModel
+from transformers import DistilBertConfig, DistilBertModel, ElectraConfig, ElectraModel
 
 from optimum_qala import QuaLAMiniLMModel
 from optimum_qala.distillation.relations import relation_kl
 from optimum_qala.distillation.student import StudentOptions, make_student
 from optimum_qala.errors import ConfigurationError
 from tests.conftest import tiny_config
-from tests.training.distilling import STUDENT, make_bert, make_blocks, make_distiller, make_roberta
+from tests.training.distilling import SIZES, STUDENT, make_bert, make_blocks, make_distiller, make_roberta
 from tests.training.runs import StopAfter
 
 
@@ -293,6 +293,17 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path, tiny_tokenizer: Any)
     foreign = DistilBertModel(DistilBertConfig(vocab_size=200, dim=24, n_layers=1, n_heads=2, hidden_dim=8))
     with pytest.raises(ConfigurationError, match="the student is a DistilBertModel, whose layers are not built as"):
         make_distiller(tmp_path, tiny_tokenizer, student=foreign)
+    electra = ElectraModel(ElectraConfig(**(SIZES | {"embedding_size": 16})))
+    message = "the teacher is a ElectraModel, which learns embeddings_project.weight besides its embeddings"
+    with pytest.raises(ConfigurationError, match=message):
+        make_distiller(tmp_path, tiny_tokenizer, teacher=electra)
+    with pytest.raises(ConfigurationError, match=message):
+        make_student(electra, StudentOptions.of_layers(electra.config, (0, 1)))
+    with pytest.raises(ConfigurationError, match=message.replace("teacher", "student")):
+        make_distiller(tmp_path, tiny_tokenizer, student=electra)
+    wide = ElectraModel(ElectraConfig(**(SIZES | {"embedding_size": SIZES["hidden_size"]})))
+    student = make_student(wide, StudentOptions.of_layers(wide.config, (0, 1)))
+    make_distiller(tmp_path, tiny_tokenizer, teacher=wide, student=student)  # its layers are those of BERT
     short = make_student(make_bert(), STUDENT, max_position_embeddings=10)
     with pytest.raises(ConfigurationError, match="a row has 14 tokens, but the student takes at most 10"):
         make_distiller(tmp_path, tiny_tokenizer, student=short)
