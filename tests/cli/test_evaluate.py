@@ -125,6 +125,8 @@ def test_model_flag_with_predictions_is_refused(qala, tiny_data, tmp_path):
     outcome = qala("evaluate", "--predictions", "p.json", "--data", tiny_data, "--max-length", 64)
     assert (outcome.code, outcome.out) == (1, "")
     assert "--max-length needs --model" in outcome.error
+    outcome = qala("evaluate", "--predictions", "p.json", "--data", tiny_data, "--revision", "v2")
+    assert "--revision needs --model" in outcome.error
 
 
 def test_unknown_budget_names_those_there_are(qala, tiny_folder, tiny_data):
