@@ -121,11 +121,12 @@ def load_backbone(path: str | Path, **config_overrides: Any) -> tuple[QuaLAMiniL
     return model, report
 
 
-def load_encoder(path: str | Path, **config_overrides: Any) -> Any:
+def load_encoder(path: str | Path, revision: str | None = None, **config_overrides: Any) -> Any:
     """Load the encoder of a checkpoint as a model of its own kind, in float32, without its heads and its pooler.
 
     Args:
         path: Folder or repository id of a BERT, RoBERTa, XLM-R or QuaLA-MiniLM checkpoint.
+        revision: Branch, tag or commit of the repository.
         config_overrides: Fields of its configuration to change.
 
     Returns:
@@ -135,18 +136,20 @@ def load_encoder(path: str | Path, **config_overrides: Any) -> Any:
         CheckpointError: If the checkpoint is of another kind, cannot be read, or does not hold the encoder that its
             config.json describes.
     """
-    config = AutoConfig.from_pretrained(path, **config_overrides)
+    config = AutoConfig.from_pretrained(path, revision=revision, **config_overrides)
     _check_kind(path, config.model_type)
-    model, report = _load(AutoModel, path, config=config, dtype=torch.float32, **_without_pooler(config.model_type))
+    options = {"revision": revision, "dtype": torch.float32, **_without_pooler(config.model_type)}
+    model, report = _load(AutoModel, path, config=config, **options)
     report.check_encoder(path)
     return model
 
 
-def load_unchanged(path: str | Path) -> PreTrainedModel:
+def load_unchanged(path: str | Path, revision: str | None = None) -> PreTrainedModel:
     """Load a checkpoint as the kind of model that it is, in the precision that it is stored in.
 
     Args:
         path: Folder or repository id of a BERT, RoBERTa, XLM-R or QuaLA-MiniLM checkpoint.
+        revision: Branch, tag or commit of the repository.
 
     Returns:
         A model for question answering if the checkpoint has a span head, otherwise the encoder alone.
@@ -155,11 +158,12 @@ def load_unchanged(path: str | Path) -> PreTrainedModel:
         CheckpointError: If the checkpoint is of another kind, cannot be read, or does not hold the encoder that its
             config.json describes.
     """
-    kind = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
+    kind = PreTrainedConfig.get_config_dict(path, revision=revision)[0].get("model_type")
     _check_kind(path, kind)
-    model, report = _load(AutoModelForQuestionAnswering, path, dtype="auto")
+    options: dict[str, Any] = {"revision": revision, "dtype": "auto"}
+    model, report = _load(AutoModelForQuestionAnswering, path, **options)
     if report.has_new_head:
-        model, report = _load(AutoModel, path, dtype="auto", **_without_pooler(kind))
+        model, report = _load(AutoModel, path, **options, **_without_pooler(kind))
     report.check_encoder(path)
     return model  # type: ignore[no-any-return]
 

@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from optimum_qala._compat import EXTRAS
+from optimum_qala.reporting import card_usage
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,6 +59,13 @@ def test_extras_are_those_that_the_code_asks_for(requirements):
         for module in modules:
             wanted = module.replace(".", "-").replace("_", "-")
             assert any(name.startswith(wanted) for name in names), f"[{extra}] does not bring {module}"
+
+
+def test_pages_and_cards_name_the_transformers_that_is_needed(requirements):
+    (found,) = [one for one in requirements[""] if one.name == "transformers"]
+    (least,) = [str(bound) for bound in found.specifier if bound.operator == ">="]
+    assert card_usage.TRANSFORMERS == f"transformers{least}"
+    assert f"`transformers{least}`" in (ROOT / "docs" / "how_to" / "share_on_the_hub.md").read_text(encoding="utf-8")
 
 
 def test_all_is_every_extra_for_users(setup_cfg):

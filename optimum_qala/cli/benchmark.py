@@ -94,7 +94,7 @@ def run(args: Namespace, console: Console) -> None:
             buckets = replace(buckets, max_graphs=TIMED_GRAPHS)
         # A torch checkpoint runs in OpenVINO in both rows, so that buckets are all that differs.
         backend = getattr(args, "backend", None) or (None if buckets is None else "openvino")
-        source = ModelSource(args.model, backend, threads=threads)
+        source = ModelSource(args.model, backend, revision=getattr(args, "revision", None), threads=threads)
         loaded = source.load()
         depths = depths_of(args, loaded.model.config)
         entries = with_buckets(budget_entries(source, chosen_budgets(args, loaded.model.config), depths), buckets)

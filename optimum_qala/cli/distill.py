@@ -39,8 +39,9 @@ def run(args: Namespace, console: Console) -> None:
     # Where the teacher's states are kept does not change the student.
     settings = run_settings(args, inputs=("teacher", "student", "data", "validation_data"), without=["teacher_cache"])
     with resumable_folder(args.output, settings) as work:
-        teacher = load_plain_encoder(args.teacher)
-        tokenizer = load_tokenizer(args.teacher, teacher.config)
+        revision = getattr(args, "revision", None)
+        teacher = load_plain_encoder(args.teacher, revision)
+        tokenizer = load_tokenizer(args.teacher, teacher.config, revision)
         student = _student(args, teacher, tokenizer)
         options = _block_options(args, teacher, student)
         texts = iter_texts(args.data, limit=getattr(args, "limit", None))

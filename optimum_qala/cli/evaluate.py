@@ -28,6 +28,7 @@ from optimum_qala.question_answering.records import load_records
 # Flags that mean nothing without a model.
 _WINDOW_FLAGS = ("max_length", "doc_stride", "max_question_length", "truncate_question")
 _MODEL_FLAGS = (
+    "revision",
     "budget",
     "max_latency_ms",
     "max_f1_loss",
@@ -75,6 +76,7 @@ def _score_model(args: Namespace, console: Console) -> dict[str, Any]:
     loaded = load_model(
         args.model,
         getattr(args, "backend", None),
+        revision=getattr(args, "revision", None),
         buckets=bucket_options(args),
         bulk=getattr(args, "batch_size", None) != 1,
     )

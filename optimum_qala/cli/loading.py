@@ -113,6 +113,7 @@ def load_model(
     path: str,
     backend: str | None = None,
     *,
+    revision: str | None = None,
     allow_new_head: bool = False,
     threads: int | None = None,
     bulk: bool = False,
@@ -124,6 +125,7 @@ def load_model(
     Args:
         path: The folder, or a repository id on the Hub.
         backend: "torch", "openvino" or "inc"; by default what the folder holds.
+        revision: Branch, tag or commit of the repository; main by default.
         allow_new_head: Accept a checkpoint whose heads are not trained yet, as training does.
         threads: Threads of one call; the back end's own choice by default.
         bulk: Batches of many windows are what it will run: keep memory flat however many they are.
@@ -136,7 +138,8 @@ def load_model(
     Raises:
         CheckpointError: If there is nothing to load, or model and tokenizer do not belong together.
         BackendError: If the model is one for another back end.
-        ConfigurationError: If `threads` is less than 1, or buckets are asked for elsewhere than in OpenVINO.
+        ConfigurationError: If `threads` is less than 1, buckets are asked for elsewhere than in OpenVINO, or there is
+            a revision of a folder.
     """
     if threads is not None:
         if threads < 1:
@@ -144,15 +147,16 @@ def load_model(
         torch.set_num_threads(threads)
     if buckets is not None:
         refuse_buckets(backend)
-    chosen = backend or ("openvino" if buckets is not None else find_backend(path))
-    check_folder(path, chosen)
+    chosen = backend or ("openvino" if buckets is not None else find_backend(path, revision))
+    check_folder(path, chosen, revision)
+    hub = _at(revision)
     if chosen == "inc":
-        model = _load_inc(path)
+        model = _load_inc(path, hub)
     elif chosen == "openvino":
-        model = _load_openvino(path, threads, buckets, BULK_CONFIG if bulk and buckets is None else {})
+        model = _load_openvino(path, threads, buckets, BULK_CONFIG if bulk and buckets is None else {}, hub)
     else:
-        model = _load_torch(path, allow_new_head, config_overrides)
-    return LoadedModel(model, load_tokenizer(path, model.config), chosen, size_on_disk(path, chosen))
+        model = _load_torch(path, allow_new_head, hub | config_overrides)
+    return LoadedModel(model, load_tokenizer(path, model.config, revision), chosen, size_on_disk(path, chosen))
 
 
 class PlainTorchModel:
@@ -212,12 +216,13 @@ def refuse_buckets(backend: str | None) -> None:
         )
 
 
-def load_tokenizer(path: str, model_config: Any) -> Any:
+def load_tokenizer(path: str, model_config: Any, revision: str | None = None) -> Any:
     """Load the tokenizer of a model and check that it belongs to it.
 
     Args:
         path: Folder or repository id.
         model_config: Configuration of the model.
+        revision: Branch, tag or commit of the repository; main by default.
 
     Returns:
         The tokenizer.
@@ -226,7 +231,7 @@ def load_tokenizer(path: str, model_config: Any) -> Any:
         CheckpointError: If there is none, or it is another model's.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, **_at(revision))
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise CheckpointError(
             f"{path} has no tokenizer that can be loaded ({first_line(error)}); save the tokenizer beside the model"
@@ -235,11 +240,12 @@ def load_tokenizer(path: str, model_config: Any) -> Any:
     return tokenizer
 
 
-def load_plain_encoder(path: str, **config_overrides: Any) -> Any:
+def load_plain_encoder(path: str, revision: str | None = None, **config_overrides: Any) -> Any:
     """Load the encoder of a torch checkpoint as what it is.
 
     Args:
         path: Folder or repository id of a BERT, RoBERTa, XLM-R or QuaLA-MiniLM checkpoint.
+        revision: Branch, tag or commit of the repository; main by default.
         config_overrides: Fields of its configuration to change.
 
     Returns:
@@ -247,26 +253,34 @@ def load_plain_encoder(path: str, **config_overrides: Any) -> Any:
 
     Raises:
         CheckpointError: If there is nothing to load.
+        ConfigurationError: If there is a revision of a folder.
     """
-    check_folder(path, "torch")
-    return _quietly(path, load_encoder, **config_overrides)
+    check_folder(path, "torch", revision)
+    return _quietly(path, load_encoder, revision=revision, **config_overrides)
 
 
-def load_source(path: str) -> tuple[Any, Any]:
+def load_source(path: str, revision: str | None = None) -> tuple[Any, Any]:
     """Load a torch checkpoint to make a smaller one of: the kind of model and the precision stay.
 
     Args:
         path: Folder or repository id.
+        revision: Branch, tag or commit of the repository; main by default.
 
     Returns:
         The model and its tokenizer.
 
     Raises:
         CheckpointError: If there is nothing to load, or model and tokenizer do not belong together.
+        ConfigurationError: If there is a revision of a folder.
     """
-    check_folder(path, "torch")
-    model = _quietly(path, load_unchanged)
-    return model, load_tokenizer(path, model.config)
+    check_folder(path, "torch", revision)
+    model = _quietly(path, load_unchanged, revision=revision)
+    return model, load_tokenizer(path, model.config, revision)
+
+
+def _at(revision: str | None) -> dict[str, Any]:
+    """Return the argument of `from_pretrained` that names a revision, if one was given."""
+    return {} if revision is None else {"revision": revision}
 
 
 def _load_torch(path: str, allow_new_head: bool, config_overrides: dict[str, Any]) -> Any:
@@ -290,33 +304,36 @@ def _quietly(path: str, load: Callable[..., Any], **options: Any) -> Any:
         logging.set_verbosity(verbosity)
 
 
-def _load_openvino(path: str, threads: int | None, buckets: BucketOptions | None, ov_config: dict[str, Any]) -> Any:
+def _load_openvino(
+    path: str, threads: int | None, buckets: BucketOptions | None, ov_config: dict[str, Any], hub: dict[str, Any]
+) -> Any:
     require("openvino", "running an OpenVINO model")
     from optimum_qala.inference.openvino import OVQuaLAMiniLMForQuestionAnswering
     from optimum_qala.inference.plain import OVBucketedModelForQuestionAnswering
 
     ov_config = ov_config | ({} if threads is None else {THREADS_KEY: threads})
     try:
-        file, beside = find_graph(path, IR_NAME, {})
-        beside = find_config(path, beside, {})
+        file, beside = find_graph(path, IR_NAME, hub)
+        beside = find_config(path, beside, hub)
         stored, _ = PreTrainedConfig.get_config_dict(path, **beside)
         is_plain = stored.get("model_type") != QuaLAMiniLMConfig.model_type
+        options = {"buckets": buckets, "ov_config": ov_config, **hub}
         if is_plain and buckets is not None:
-            return OVBucketedModelForQuestionAnswering.from_pretrained(path, buckets=buckets, ov_config=ov_config)
+            return OVBucketedModelForQuestionAnswering.from_pretrained(path, **options)
         if is_plain and file is not None:
             return _load_plain(AutoConfig.from_pretrained(path, **beside), file, ov_config)
-        return OVQuaLAMiniLMForQuestionAnswering.from_pretrained(path, buckets=buckets, ov_config=ov_config)
+        return OVQuaLAMiniLMForQuestionAnswering.from_pretrained(path, **options)
     except QuaLAError:
         raise
     except (OSError, ValueError) as error:
         raise CheckpointError(cannot_load(path, error)) from error
 
 
-def _load_inc(path: str) -> Any:
+def _load_inc(path: str, hub: dict[str, Any]) -> Any:
     from optimum_qala.inference.inc import INCQuaLAMiniLMForQuestionAnswering
 
     try:
-        return INCQuaLAMiniLMForQuestionAnswering.from_pretrained(path)
+        return INCQuaLAMiniLMForQuestionAnswering.from_pretrained(path, **hub)
     except QuaLAError:
         raise
     except (OSError, ValueError) as error:

@@ -48,6 +48,7 @@ class ModelSource:
     Args:
         path: Folder or repository id.
         backend: "torch", "openvino" or "inc"; by default what the folder holds.
+        revision: Branch, tag or commit of the repository; main by default.
         threads: Threads of one call; the back end's own choice by default.
         buckets: Options of the buckets to run it in, if it is to.
         loaded: The model, if it is loaded already.
@@ -59,12 +60,14 @@ class ModelSource:
         path: str | Path,
         backend: str | None = None,
         *,
+        revision: str | None = None,
         threads: int | None = None,
         buckets: BucketOptions | None = None,
         loaded: LoadedModel | None = None,
         unbucketed: ModelSource | None = None,
     ) -> None:
         self.path, self.backend, self.threads, self.buckets = str(path), backend, threads, buckets
+        self.revision = revision
         self._loaded, self._unbucketed = loaded, unbucketed
 
     def load(self) -> LoadedModel:
@@ -72,14 +75,17 @@ class ModelSource:
         if self._loaded is None and self._unbucketed is not None and self.buckets is not None:
             self._loaded = self._unbucketed.load().in_buckets(self.buckets)
         if self._loaded is None:
-            self._loaded = load_model(self.path, self.backend, threads=self.threads, buckets=self.buckets)
+            self._loaded = self._load(buckets=self.buckets)
         return self._loaded
 
     def load_for_bulk(self) -> LoadedModel:
         """Return the model for many batches of ever new shapes, whose memory stays flat; loaded anew if it differs."""
         if self.buckets is not None or self.load().backend != "openvino":
             return self.load()
-        return load_model(self.path, self.backend, threads=self.threads, bulk=True)
+        return self._load(bulk=True)
+
+    def _load(self, **options: Any) -> LoadedModel:
+        return load_model(self.path, self.backend, revision=self.revision, threads=self.threads, **options)
 
     def in_buckets(self, buckets: BucketOptions) -> ModelSource:
         """Return the same model in buckets."""

@@ -31,6 +31,7 @@ def run(args: Namespace, console: Console) -> None:
     loaded = load_model(
         args.model,
         getattr(args, "backend", None),
+        revision=getattr(args, "revision", None),
         buckets=bucket_options(args),
         bulk=1 not in (getattr(args, "batch_size", None), getattr(args, "buffer_size", None)),
     )

@@ -37,7 +37,9 @@ def run(args: Namespace, console: Console) -> None:
         )
     with new_file(args.output) as file:
         records = load_records(args.data, limit=getattr(args, "limit", None))
-        teacher = load_model(args.model, getattr(args, "backend", None), bulk=True)
+        teacher = load_model(
+            args.model, getattr(args, "backend", None), revision=getattr(args, "revision", None), bulk=True
+        )
         second = load_model(args.second_model, bulk=True) if "second_model" in args else teacher
         with console.progress(len(records), "label", "question") as bar:
             labels = list(

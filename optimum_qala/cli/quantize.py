@@ -46,7 +46,7 @@ def run(args: Namespace, console: Console) -> None:
     CONFIGS[args.backend](**options)  # a bad option should not cost the time to load a model
     records = load_records(args.data, limit=getattr(args, "limit", None))
     validation = load_records(args.validation_data, require_answers=True) if "validation_data" in args else None
-    loaded = load_model(args.model, "torch")
+    loaded = load_model(args.model, "torch", revision=getattr(args, "revision", None))
     if "budget" in args:
         options["budgets"] = tuple(chosen_budgets(args, loaded.model.config))
     summary = quantize(

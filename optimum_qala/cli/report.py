@@ -45,7 +45,9 @@ def run(args: Namespace, console: Console) -> None:
     if not folder.is_dir():
         raise CheckpointError(f"model folder {folder} does not exist; report reads the files of a folder")
     _check_example_flags(args)
-    facts = read_facts(folder, getattr(args, "benchmark", None))
+    facts = replace(read_facts(folder, getattr(args, "benchmark", None)), remote_code="remote_code" in args)
+    if facts.remote_code and facts.variants[0].backend != "torch":
+        raise ConfigurationError(f"--remote-code is for a torch model, and {folder} holds none; leave it out")
     with _target(args, folder) as work:
         left_out = draw_figures(facts, work)
         if facts.benchmark is not None:

@@ -84,19 +84,20 @@ def run(args: Namespace, console: Console) -> None:
     records = load_records(args.data, require_answers=True, limit=getattr(args, "limit", None))
     settings = run_settings(args, inputs=("model", "data"), without=_SEARCH_FLAGS)
     with resumable_folder(args.output, settings) as work:
-        loaded = load_model(args.model, getattr(args, "backend", None), bulk=True)
+        revision = getattr(args, "revision", None)
+        loaded = load_model(args.model, getattr(args, "backend", None), revision=revision, bulk=True)
         if not isinstance(loaded.model.config, QuaLAMiniLMConfig):
             raise BackendError(
                 f"{args.model} is a plain {loaded.model.config.model_type!r} model, which drops no tokens; search the "
                 "result of optimum-cli qala train"
             )
         # OpenVINO scores a torch checkpoint several times faster; the result is that checkpoint all the same.
-        is_exported_here = loaded.backend == "openvino" and not holds_ir(args.model)
+        is_exported_here = loaded.backend == "openvino" and not holds_ir(args.model, revision)
         cost_kind = getattr(args, "cost", "macs")
         summary = search(
             loaded,
             records,
-            keep=load_model(args.model, "torch") if is_exported_here else loaded,
+            keep=load_model(args.model, "torch", revision=revision) if is_exported_here else loaded,
             timed=None if cost_kind == "macs" else _as_served(loaded),
             store_path=work.state / "evaluations.json",
             settings=settings,

@@ -18,7 +18,7 @@ def run(args: Namespace, console: Console) -> None:
         console: Where to write.
     """
     with new_folder(args.output) as folder:
-        teacher, tokenizer = load_source(args.model)
+        teacher, tokenizer = load_source(args.model, getattr(args, "revision", None))
         shrunk = shrink_model(teacher, args.keep_layers if "keep_layers" in args else args.layers)
         shrunk.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

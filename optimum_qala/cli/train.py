@@ -56,7 +56,10 @@ def run(args: Namespace, console: Console) -> None:
     settings = run_settings(args, inputs=(*SOURCES, "recipe"))
     with resumable_folder(args.output, settings) as work:
         set_seed(arguments.get("seed", QuaLATrainingArguments.seed))  # before the model, whose span head may be new
-        loaded = load_model(args.model, "torch", allow_new_head=True, **_config_overrides(args))
+        changes = _config_overrides(args)
+        loaded = load_model(
+            args.model, "torch", revision=getattr(args, "revision", None), allow_new_head=True, **changes
+        )
         teacher = load_teacher(args.teacher, loaded.tokenizer) if "teacher" in args else None
         summary = train(
             loaded,

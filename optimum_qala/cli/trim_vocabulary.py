@@ -21,7 +21,7 @@ def run(args: Namespace, console: Console) -> None:
     """
     with new_folder(args.output) as folder:
         texts = list(dict.fromkeys(text for source in args.data for text in load_texts(source)))
-        model, tokenizer = load_source(args.model)
+        model, tokenizer = load_source(args.model, getattr(args, "revision", None))
         options = {"min_frequency": args.min_frequency} if "min_frequency" in args else {}
         trimmed = trim_vocabulary(model, tokenizer, texts, **options)
         trimmed.model.save_pretrained(folder)

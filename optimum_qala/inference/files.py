@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from optimum_qala.errors import CheckpointError
@@ -62,13 +62,20 @@ def find_graph(model_id: str | Path, name: str, hub: dict[str, Any]) -> tuple[Pa
         CheckpointError: As `find_file`.
         HubError: As `find_file`.
     """
-    file = find_file(model_id, name, hub)
-    if file is None and "subfolder" not in hub:
-        inside = {**hub, "subfolder": SUBFOLDERS[name]}
-        nested = find_file(model_id, name, inside)
-        if nested is not None:
-            return nested, inside
-    return file, hub
+    inside = {**hub, "subfolder": SUBFOLDERS[name]}
+    places = [hub] if "subfolder" in hub else [hub, inside]
+    unknown = None
+    for place in places:
+        try:
+            file = find_file(model_id, name, place)
+        except CheckpointError as error:  # the other place may be in the cache, as after a download of all files
+            unknown = unknown or error
+            continue
+        if file is not None:
+            return file, place
+    if unknown is not None:
+        raise unknown
+    return None, hub
 
 
 def find_config(model_id: str | Path, beside: dict[str, Any], hub: dict[str, Any]) -> dict[str, Any]:
@@ -86,22 +93,24 @@ def find_config(model_id: str | Path, beside: dict[str, Any], hub: dict[str, Any
         CheckpointError: As `find_file`.
         HubError: As `find_file`.
     """
-    return hub if beside != hub and find_file(model_id, "config.json", beside) is None else beside
+    return hub if beside != hub and find_file(model_id, "config.json", beside, optional=True) is None else beside
 
 
-def find_file(model_id: str | Path, name: str, hub: dict[str, Any]) -> Path | None:
+def find_file(model_id: str | Path, name: str, hub: dict[str, Any], *, optional: bool = False) -> Path | None:
     """Find a file of a model.
 
     Args:
         model_id: Folder or repository id.
         name: Name of the file.
         hub: Arguments of `hf_hub_download`.
+        optional: Many graphs come without it, so take it as missing where nobody tells.
 
     Returns:
         Its local path, or None if the folder or the repository has no such file.
 
     Raises:
-        CheckpointError: If the Hub does not answer, or must not be asked, and the cache does not hold the repository.
+        CheckpointError: If the Hub does not answer, or must not be asked, and the cache neither holds the file nor
+            knows that there is none.
         HubError: If there is no such repository or revision, or the token does not open it.
     """
     if Path(model_id).is_dir():
@@ -111,19 +120,19 @@ def find_file(model_id: str | Path, name: str, hub: dict[str, Any]) -> Path | No
         with hub_errors(model_id, hub.get("revision")):
             return Path(hf_hub_download(str(model_id), name, **hub))
     except LocalEntryNotFoundError as error:
-        if _is_cached(str(model_id), hub):
-            return None  # it was loaded before, so a file that it lacks does not exist
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        if optional or _is_known_to_lack(str(model_id), name, hub):
+            return None
+        reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
         raise CheckpointError(
-            f"{model_id} is not in the cache, and the Hub does not give it out ({reason})"
+            f"{name} of {model_id} is not in the cache, and the Hub does not tell whether there is one ({reason}); "
+            "load the model once with the network, or give the folder of a download"
         ) from error
     except EntryNotFoundError:
         return None
 
 
-def _is_cached(repo_id: str, hub: dict[str, Any]) -> bool:
-    try:
-        snapshot_download(repo_id, local_files_only=True, cache_dir=hub.get("cache_dir"), revision=hub.get("revision"))
-    except LocalEntryNotFoundError:
-        return False
-    return True
+def _is_known_to_lack(repo_id: str, name: str, hub: dict[str, Any]) -> bool:
+    """Tell whether the Hub once said that a revision has no such file: other files in the cache do not tell."""
+    path = f"{hub['subfolder']}/{name}" if hub.get("subfolder") else name
+    found = try_to_load_from_cache(repo_id, path, cache_dir=hub.get("cache_dir"), revision=hub.get("revision"))
+    return found is _CACHED_NO_EXIST

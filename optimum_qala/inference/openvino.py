@@ -197,7 +197,7 @@ class OVQuaLAMiniLMForQuestionAnswering(HubModel, OVSpanModel):
         Raises:
             BackendError: If there is no exported model and `export` is False, or it takes no budgets.
             CheckpointError: If the files are damaged, or the checkpoint is of another kind or has no trained span
-                head.
+                head, or neither the Hub nor the cache tells whether there is an exported model.
             ConfigurationError: If a field of the configuration is given for a model that is exported already.
         """
         hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
@@ -227,7 +227,7 @@ class OVQuaLAMiniLMForQuestionAnswering(HubModel, OVSpanModel):
         weights = find_file(model_id, str(Path(IR_NAME).with_suffix(".bin")), beside)
         if weights is None:
             raise CheckpointError(f"{model_id} holds {IR_NAME} without its .bin file; download or export it again")
-        quantization = find_file(model_id, CONFIG_NAME, beside)
+        quantization = find_file(model_id, CONFIG_NAME, beside, optional=True)
         stored = None if quantization is None else OVQuaLAConfig.from_json_file(quantization)
         if stored is not None and (risk := describe_overflow_risk(stored.applied.get("overflow_fix"))):
             logger.warning(f"{model_id}: {risk}")

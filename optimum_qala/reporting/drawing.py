@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from optimum_qala._compat import require
 __all__ = [
     "Label",
     "ink_on",
+    "missing_letters",
     "new_figure",
     "path_boxes",
     "place_labels",
@@ -33,6 +37,7 @@ TEXT_SIZE, SMALL_SIZE = 8.5, 7.5
 INK, MUTED, FAINT = "#1b1f24", "#59636e", "#d1d9e0"
 BACKGROUND = "#ffffff"  # also on dark pages, where black letters on nothing could not be read
 LONGEST_WORD = 30  # characters; longer ones are broken
+_MISSING = re.compile(r"Glyph (\d+) .*missing from")  # what matplotlib warns of, for each letter and each drawing
 Box = tuple[float, float, float, float]
 Boxes = NDArray[np.float64]  # (number, 4)
 
@@ -94,6 +99,24 @@ def save_figure(figure: Any, file: Path) -> None:
         file: The PNG.
     """
     figure.savefig(file, format="png", metadata={"Software": None})
+
+
+@contextmanager
+def missing_letters() -> Iterator[set[str]]:
+    """Collect the letters that no font has and that a box stands for, instead of a warning for each.
+
+    Yields:
+        The letters, complete when the block has ended.
+    """
+    letters: set[str] = set()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", _MISSING.pattern)
+        yield letters
+    for one in caught:
+        if found := _MISSING.match(str(one.message)):
+            letters.add(chr(int(found[1])))
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def ramp(count: int) -> list[str]:

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
 from optimum_qala.reporting.drawing import (
     CARD_WIDTH,
     INK,
@@ -15,6 +17,7 @@ from optimum_qala.reporting.drawing import (
     SMALL_SIZE,
     TEXT_SIZE,
     ink_on,
+    missing_letters,
     new_figure,
     ramp,
     save_figure,
@@ -25,6 +28,8 @@ from optimum_qala.reporting.example import Example, Piece
 
 
 __all__ = ["example_html", "plot_example"]
+
+logger = logging.get_logger(__name__)
 
 MARGIN = 0.12  # inches
 ROOM = CARD_WIDTH - 2 * MARGIN
@@ -102,6 +107,8 @@ def _span(example: Example, piece: Piece) -> str:
 def plot_example(example: Example, file: Path) -> None:
     """Draw an example: the question, what the colours mean, the text, and the answers.
 
+    Letters that no font of matplotlib has become boxes, which is logged once.
+
     Args:
         example: The example.
         file: The picture to write.
@@ -109,6 +116,16 @@ def plot_example(example: Example, file: Path) -> None:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
+    with missing_letters() as letters:
+        _plot(example, file)
+    if letters:
+        logger.warning(
+            f"{file.name} has boxes for {len(letters)} letters, such as {min(letters)}, which no font here has; the "
+            "HTML page of the example has them"
+        )
+
+
+def _plot(example: Example, file: Path) -> None:
     figure = new_figure(file.name)
     question = wrap_text(figure, example.question, TEXT_SIZE, ROOM, "bold")
     notes = [line for note in example.summary for line in wrap_text(figure, note, SMALL_SIZE, ROOM)]

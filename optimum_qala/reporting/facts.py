@@ -91,6 +91,7 @@ class ModelFacts:
         benchmark: results.json of a benchmark.
         emissions: Last row of the emissions.csv that codecarbon wrote.
         figures: Pictures and pages that a card can show.
+        remote_code: The torch model will be pushed with its code, be it saved with it or not.
     """
 
     folder: Path
@@ -100,6 +101,7 @@ class ModelFacts:
     benchmark: Mapping[str, Any] | None = None
     emissions: Mapping[str, str] | None = None
     figures: frozenset[str] = frozenset()
+    remote_code: bool = False
 
     @property
     def tokenizer_subfolder(self) -> str:

@@ -99,6 +99,16 @@ def test_files_of_others_are_not_replaced(qala, model):
     assert names(model) == ["config.json", "latency.png", "model.safetensors"]
 
 
+def test_card_tells_how_to_load_the_code_that_will_be_pushed(qala, model, tmp_path):
+    assert qala("report", "--model", model, "--remote-code").code == 0
+    assert "trust_remote_code=True" in (model / "README.md").read_text()
+    assert qala("report", "--model", model).code == 0
+    assert "trust_remote_code" not in (model / "README.md").read_text()
+    outcome = qala("report", "--model", make_folder(tmp_path / "int8", "openvino"), "--remote-code")
+    assert "--remote-code is for a torch model, and" in outcome.error
+    assert "int8 holds none; leave it out" in outcome.error
+
+
 @pytest.fixture
 def tiny(tiny_folder, tmp_path):
     return shutil.copytree(tiny_folder, tmp_path / "tiny")

@@ -184,11 +184,21 @@ def run_page(page: str, sources: dict[str, str], folder: str) -> dict[str, Any]:
     return {"classes": sorted({type(namespace[name]).__name__ for name in ("int8", "by_inc", "model")})}
 
 
-def load_for_command(repo_id: str) -> dict[str, Any]:
+def load_for_command(repo_id: str, **options: Any) -> dict[str, Any]:
     """Load as the commands do, which choose the back end themselves."""
     from optimum_qala.cli.loading import load_model
 
-    return {"backend": load_model(repo_id).backend}
+    return {"backend": load_model(repo_id, **options).backend}
+
+
+def count_layers(repo_id: str, revision: str | None = None) -> dict[str, Any]:
+    """Load a plain torch checkpoint in all the ways in which commands do."""
+    from optimum_qala.cli.loading import load_model, load_plain_encoder, load_source
+
+    model, encoder = load_model(repo_id, "torch", revision=revision).model, load_plain_encoder(repo_id, revision)
+    source, tokenizer = load_source(repo_id, revision)
+    layers = [one.config.num_hidden_layers for one in (model, encoder, source)]
+    return {"layers": layers, "separator": tokenizer.sep_token}
 
 
 STEPS = {
@@ -206,6 +216,7 @@ STEPS = {
         load_inc,
         run_page,
         load_for_command,
+        count_layers,
     )
 }
 

@@ -6,9 +6,11 @@ import copy
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from transformers import BertConfig, BertForQuestionAnswering
 from optimum_qala._compat import is_available
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.question_answering.windows import WindowOptions
+from optimum_qala.reporting.facts import read_facts
+from optimum_qala.reporting.model_card import make_model_card
 from tests.conftest import tiny_config
 from tests.hub.client import CONTEXT, QUESTION
 from tests.hub_server import HubServer
@@ -133,6 +137,9 @@ def bert_repository(tmp_path_factory, hub, bert, tiny_tokenizer) -> str:
         hub.add("org/bert", folder, branch=branch, private=True)
     hub.add("org/gated", folders["main"], gated=True)
     hub.add("org/secret", folders["main"], private=True)
+    tiny_tokenizer.save_pretrained(folders["main"])
+    for branch, folder in folders.items():
+        hub.add("org/versions", folder, branch=branch)
     return "org/bert"
 
 
@@ -259,6 +266,11 @@ def loaded(client, cache, pushed, bert_repository) -> Results:
             ("inc, none there", "load_inc", {"repo_id": "org/quala"}),
         ),
         ("missing revision", "load_torch", {"repo_id": "org/quala", "revision": "v9"}),
+        ("command at main", "count_layers", {"repo_id": "org/versions"}),
+        ("command at v2", "count_layers", {"repo_id": "org/versions", "revision": "v2"}),
+        *inc_steps(
+            ("command, inc", "load_for_command", {"repo_id": "org/quala", "backend": "inc", "revision": "v9"}),
+        ),
         ("no token", "load_plain", {"repo_id": "org/secret"}),
         ("unknown token", "load_plain", {"repo_id": "org/secret", "token": STRANGER}),
         *openvino_steps(
@@ -277,6 +289,7 @@ def loaded(client, cache, pushed, bert_repository) -> Results:
             ("openvino, missing repository", "load_openvino", missing),
             ("openvino, unknown token", "load_openvino", {"repo_id": "org/secret", "token": STRANGER}),
             ("command", "load_for_command", {"repo_id": "org/quala"}),
+            ("command on a branch", "load_for_command", {"repo_id": "org/quala", "revision": "openvino"}),
         ),
     )
 
@@ -291,9 +304,13 @@ def offline(client, cache, loaded, model_folder) -> Results:
         ("all: torch", "load_torch", {"repo_id": "org/all"}),
         ("never loaded", "load_torch", {"repo_id": "org/secret"}),
         ("push", "push_torch", {"folder": str(model_folder), "repo_id": "org/quala", "token": WRITER}),
-        *inc_steps(("all: inc", "load_inc", {"repo_id": "org/all"})),
+        *inc_steps(
+            ("all: inc", "load_inc", {"repo_id": "org/all"}),
+            ("inc, torch only in the cache", "load_inc", {"repo_id": "org/again"}),
+        ),
         *openvino_steps(
             ("openvino", "load_openvino", {"repo_id": "org/quala-int8"}),
+            ("openvino, torch only in the cache", "load_openvino", {"repo_id": "org/again"}),
             ("all: openvino", "load_openvino", {"repo_id": "org/all"}),
             ("openvino, never loaded", "load_openvino", {"repo_id": "org/secret"}),
             ("command", "load_for_command", {"repo_id": "org/quala-int8"}),
@@ -303,9 +320,12 @@ def offline(client, cache, loaded, model_folder) -> Results:
 
 
 @pytest.fixture(scope="session")
-def without_package(tmp_path_factory, client, pushed) -> Results:
+def without_package(tmp_path_factory, client, pushed, model_folder) -> Results:
     """What a process reports in which optimum_qala cannot be imported."""
+    card = make_model_card(replace(read_facts(model_folder), remote_code=True), repo_id="org/all")
+    *_, code = re.findall(r"```python\n(.*?)```", card, re.S)
     steps = [
+        ("card", "run_card", {"code": code}),  # first: code that was trusted once is not asked for again
         ("torch", "load", {"repo_id": "org/all", "token": READER}),
         ("encoder", "load_encoder", {"repo_id": "org/all", "token": READER}),
         (
@@ -315,4 +335,4 @@ def without_package(tmp_path_factory, client, pushed) -> Results:
         ),
         ("no code", "load", {"repo_id": "org/quala"}),
     ]
-    return client(tmp_path_factory.mktemp("stranger"), *steps, module="stranger")
+    return client(tmp_path_factory.mktemp("stranger"), *steps, module="stranger", HF_TOKEN=READER)

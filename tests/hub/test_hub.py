@@ -279,8 +279,21 @@ def test_loading_a_graph_that_the_hub_does_not_give_out_says_what_is_wrong(loade
     assert loaded["openvino, gated"]["message"].startswith("org/gated is gated, and the token has no access")
     assert "Invalid credentials in Authorization header" in refused["message"]
     assert offline["openvino, never loaded"]["error"][0] == "CheckpointError"
-    assert offline["openvino, never loaded"]["message"].startswith("org/secret is not in the cache")
+    assert offline["openvino, never loaded"]["message"].startswith("openvino_model.xml of org/secret is not in the")
     assert "offline mode is enabled" in offline["openvino, never loaded"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("back_end", "graph"),
+    [
+        pytest.param("openvino", "openvino_model.xml", marks=needs_openvino),
+        pytest.param("inc", "inc_graph.json", marks=needs_inc),
+    ],
+)
+def test_torch_model_in_the_cache_does_not_tell_that_there_is_no_graph(back_end, graph, offline):
+    result = offline[f"{back_end}, torch only in the cache"]
+    assert result["error"][0] == "CheckpointError"
+    assert result["message"].startswith(f"{graph} of org/again is not in the cache, and the Hub does not tell whether")
 
 
 @needs_openvino
@@ -292,6 +305,21 @@ def test_pushing_with_a_read_token_is_refused(pushed):
 def test_commands_choose_the_back_end_by_what_the_repository_holds(loaded, offline):
     assert loaded["command"] == {"backend": "torch"}
     assert offline["command"] == {"backend": "openvino"}
+
+
+@needs_openvino
+def test_commands_load_another_branch(loaded):
+    assert loaded["command on a branch"] == {"backend": "openvino"}
+
+
+def test_commands_load_the_model_and_the_tokenizer_of_a_revision(loaded):
+    assert loaded["command at main"] == {"layers": [1, 1, 1], "separator": "[SEP]"}
+    assert loaded["command at v2"] == {"layers": [2, 2, 2], "separator": "."}
+
+
+@needs_inc
+def test_commands_name_a_revision_that_is_not_there(loaded):
+    assert loaded["command, inc"]["message"].startswith("org/quala has no revision 'v9'; name a branch")
 
 
 @needs_openvino
@@ -388,6 +416,12 @@ class TestWithoutPackage:
             "AutoModel": "modeling_quala_minilm.QuaLAMiniLMModel",
             "AutoModelForQuestionAnswering": "modeling_quala_minilm.QuaLAMiniLMForQuestionAnswering",
         }
+
+    def test_code_of_the_card_runs_and_asks_nothing(self, without_package):
+        result = without_package["card"]
+        assert "error" not in result, result
+        assert result["module"].startswith("transformers_modules.")
+        assert result["num_scores"] > 3
 
     def test_encoder_loads_alone(self, without_package):
         assert without_package["encoder"].get("class") == "QuaLAMiniLMModel", without_package["encoder"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from html.parser import HTMLParser
 
 import pytest
@@ -11,6 +12,7 @@ from optimum_qala.errors import BackendError
 from optimum_qala.question_answering.features import collate, make_windows
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.question_answering.windows import WindowOptions
+from optimum_qala.reporting.drawing import missing_letters
 from optimum_qala.reporting.example import Example, Piece, trace_example
 from optimum_qala.reporting.example_picture import example_html, plot_example
 
@@ -131,6 +133,26 @@ def test_hostile_text_stays_text():
     assert HOSTILE[:10] in page.text["p"]
     policy = [one["content"] for tag, one in page.tags if "http-equiv" in one]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+
+
+@needs_matplotlib
+def test_letters_that_the_picture_lacks_are_told_once(tmp_path, caplog):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of which matplotlib has one for each letter
+        plot_example(made_up("日本語 paris", question="日本"), tmp_path / "x.png")
+        plot_example(made_up("paris", question="anna"), tmp_path / "y.png")
+    assert (tmp_path / "x.png").is_file()
+    (message,) = caplog.messages
+    assert message == (
+        "x.png has boxes for 3 letters, such as 日, which no font here has; the HTML page of the example has them"
+    )
+
+
+@needs_matplotlib
+def test_other_warnings_go_on_where_letters_are_collected():
+    with pytest.warns(UserWarning, match="something else"), missing_letters() as letters:
+        warnings.warn("something else", stacklevel=1)
+    assert letters == set()
 
 
 @needs_matplotlib

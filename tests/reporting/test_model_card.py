@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -350,7 +351,15 @@ def test_code_for_transformers_alone_needs_the_code_in_the_repository(tmp_path):
     classes = {"AutoModelForQuestionAnswering": "modeling_quala_minilm.QuaLAMiniLMForQuestionAnswering"}
     make_folder(tmp_path, auto_map=classes)
     make_folder(tmp_path / "openvino", "openvino", auto_map=classes)
-    assert card_of(tmp_path, repo_id="org/q").count('.from_pretrained("org/q", trust_remote_code=True)\n') == 1
+    card = card_of(tmp_path, repo_id="org/q")
+    for name in ("AutoModelForQuestionAnswering", "AutoTokenizer"):
+        assert card.count(f'{name}.from_pretrained("org/q", trust_remote_code=True)\n') == 1
+    assert 'Without optimum-qala (`pip install torch "transformers>=' in card
+
+
+def test_code_for_transformers_alone_is_there_for_what_will_be_pushed_with_it(tmp_path):
+    facts = replace(read_facts(make_folder(tmp_path)), remote_code=True)
+    assert make_model_card(facts, repo_id="org/q").count("trust_remote_code=True)\n") == 2
 
 
 def test_code_of_sub_folders_names_them(tmp_path):
@@ -385,6 +394,25 @@ def test_code_runs_the_model_as_it_was_measured(tmp_path):
     assert 'subfolder="openvino", buckets=BucketOptions(length_multiple=16))\n' in usage
     write(tmp_path / "benchmark.json", report(rows=[{**rows[1], "backend": "torch"}]))
     assert "bucket" not in usage_of(tmp_path), "another model was measured in them"
+
+
+def test_code_of_a_torch_model_that_was_measured_in_openvino_exports_it(tmp_path):
+    make_folder(tmp_path)
+    floats = {"arithmetic": "f32", "padding": "multiple of 32"}
+    rows = [row("full in buckets", "budget", 9.0, 70.0, **floats), row("plain int8", "plain", 10.0, 70.0)]
+    write(tmp_path / "benchmark.json", report(rows=rows))
+    usage = usage_of(tmp_path)
+    assert '= OVQuaLAMiniLMForQuestionAnswering.from_pretrained("org/q", export=True, buckets=True)\n' in usage
+    assert (
+        'With OpenVINO, for which it is exported as it was measured (`pip install "optimum-qala[openvino]"`)' in usage
+    )
+    assert "padded to a multiple of 32 tokens" in usage
+    for changes in ({"backend": "torch"}, {"arithmetic": "int8"}):
+        write(tmp_path / "benchmark.json", report(rows=[rows[0] | changes, rows[1]]))
+        assert "OVQuaLA" not in usage_of(tmp_path), "another model was measured"
+    make_folder(tmp_path / "openvino", "openvino", quantization=INT8)
+    write(tmp_path / "benchmark.json", report(rows=rows))
+    assert usage_of(tmp_path).count("OVQuaLAMiniLMForQuestionAnswering.from_pretrained") == 1
 
 
 def test_code_of_other_back_ends_has_no_buckets(tmp_path):

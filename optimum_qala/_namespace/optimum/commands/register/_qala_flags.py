@@ -44,6 +44,11 @@ def common(parser: argparse.ArgumentParser) -> None:
 
 def model(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument("--model", required=required, metavar="MODEL", help="model folder or Hub repository id")
+    revision(parser)
+
+
+def revision(parser: argparse.ArgumentParser, flag: str = "--model") -> None:
+    parser.add_argument("--revision", metavar="NAME", help=f"branch, tag or commit of {flag}, a repository on the Hub")
 
 
 def backend(parser: argparse.ArgumentParser, help_text: str = "default: what the folder holds") -> None:

@@ -50,6 +50,9 @@ def report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--benchmark", metavar="FILE", help="results.json that benchmark wrote for this model")
     parser.add_argument("--repo-id", metavar="ID", help="what users will load it by (default: the folder's name)")
     parser.add_argument("--base-model", metavar="ID", help="repository that it was made of (default: if known)")
+    flags.switch(
+        parser, "--remote-code", "remote_code", True, "say how to load what push_to_hub(remote_code=True) will push"
+    )
     parser.add_argument(
         "--output", metavar="FOLDER", help="new folder for the result (default: the model folder itself)"
     )

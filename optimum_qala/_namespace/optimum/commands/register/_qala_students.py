@@ -19,6 +19,7 @@ def distill(parser: argparse.ArgumentParser) -> None:
         "  optimum-cli qala distill --teacher ./bert-base --data texts.txt --output student --init-layers 1,5,9",
     )
     parser.add_argument("--teacher", required=True, metavar="MODEL", help="folder or Hub repository id to learn from")
+    flags.revision(parser, "--teacher")
     flags.data(parser, flags.TEXT_HELP, items="texts")
     parser.add_argument("--validation-data", metavar="DATA", help="texts to measure the loss on after each epoch")
     flags.output(parser)

@@ -228,6 +228,7 @@ class EvaluateCommand(_Subcommand):
             metavar="FILE",
             help="JSON object of question id -> answer text, or the output of predict; no model is loaded",
         )
+        flags.revision(parser)
         flags.data(parser)
         flags.measured_budget(
             parser, f"evaluate at this budget; may be repeated (default: all): {flags.BUDGET_HELP}", action="append"
