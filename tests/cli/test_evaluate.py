@@ -121,7 +121,9 @@ def test_predictions_that_are_not_text_are_refused(qala, tiny_data, tmp_path):
     assert "are not UTF-8 text (byte 0)" in qala("evaluate", "--predictions", file, "--data", tiny_data).error
 
 
-@pytest.mark.parametrize("flags", [["--max-length", 64], ["--truncate-question"], ["--revision", "v2"]], ids=lambda flags: flags[0])
+@pytest.mark.parametrize(
+    "flags", [["--max-length", 64], ["--truncate-question"], ["--revision", "v2"]], ids=lambda flags: flags[0]
+)
 def test_model_flag_with_predictions_is_refused(qala, tiny_data, flags):
     outcome = qala("evaluate", "--predictions", "p.json", "--data", tiny_data, *flags)
     assert (outcome.code, outcome.out) == (1, "")

@@ -1,9 +1,9 @@
 """What one user does in a process of its own: load a model by repository id, answer questions, keep the time.
 
 Usage: answer.py KIND REPO_ID QUESTIONS OUTPUT [BUDGET ...]
-KIND is torch, without-plugin, openvino-float (of the torch weights), openvino or inc. QUESTIONS is a list of {"question", "context"}. OUTPUT.json gets times
-and answers, OUTPUT.npz the logits. All kinds read the answers off the logits in the same way, one window for each
-question, so that only the models differ.
+KIND is torch, without-plugin, openvino-float (of the torch weights), openvino or inc. QUESTIONS is a list of
+{"question", "context"}. OUTPUT.json gets times and answers, OUTPUT.npz the logits. All kinds read the answers off the
+logits in the same way, one window for each question, so that only the models differ.
 """
 
 from __future__ import annotations
