@@ -422,6 +422,7 @@ class TestWithoutPackage:
         assert "error" not in result, result
         assert result["module"].startswith("transformers_modules.")
         assert result["num_scores"] > 3
+        assert result["num_questions"] == 0
 
     def test_encoder_loads_alone(self, without_package):
         assert without_package["encoder"].get("class") == "QuaLAMiniLMModel", without_package["encoder"]
