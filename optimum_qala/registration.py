@@ -1,17 +1,15 @@
 """Registers QuaLA-MiniLM with transformers: Auto classes and the pipeline task. Never touches another's entry.
 
-Also what writes the model card of a push, which the models themselves, without the rest of the package, cannot.
+Also what writes the model cards of pushes, which the models themselves, without the rest of the package, cannot.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
-from optimum_qala.models.hub import set_card_writer
+from optimum_qala.models.hub_card import CardWriter, set_card_writer
 from optimum_qala.models.modeling_quala_minilm import QuaLAMiniLMForQuestionAnswering, QuaLAMiniLMModel
 from optimum_qala.question_answering.pipeline import TASK, QuestionAnsweringPipeline
 
@@ -32,12 +30,11 @@ def register_pipeline() -> None:
 
 
 def register_card_writer() -> None:
-    """Have a push to a repository without a card write one of what was measured."""
-    set_card_writer(_write_card)
+    """Have pushes write cards of what was measured."""
+    set_card_writer(_card_writer)
 
 
-def _write_card(folder: Path, repo_id: str) -> str:
-    from optimum_qala.reporting.facts import read_facts
-    from optimum_qala.reporting.model_card import make_model_card
+def _card_writer() -> CardWriter:
+    from optimum_qala.reporting.pushed_cards import MeasuredCardWriter
 
-    return make_model_card(read_facts(folder), repo_id=repo_id)
+    return MeasuredCardWriter()

@@ -16,7 +16,7 @@ from optimum_qala.cli.console import Console
 from optimum_qala.cli.loading import load_model
 from optimum_qala.cli.options import window_options
 from optimum_qala.errors import CheckpointError, ConfigurationError, MissingExtraError, OutputExistsError
-from optimum_qala.models.hub import is_shown
+from optimum_qala.models.hub_card import is_shown
 from optimum_qala.reporting.card_sections import EXAMPLE_PAGE, FIGURES
 from optimum_qala.reporting.example import trace_example
 from optimum_qala.reporting.example_picture import example_html, plot_example

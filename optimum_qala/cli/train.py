@@ -136,12 +136,6 @@ def train(
         data_collator=partial(collate, tokenizer=loaded.tokenizer),
     )
     output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    config = loaded.model.config
-    # The ratios stay legal, but what was measured with them was measured on the model before this training.
-    kept = ("retention", "exit_layer")
-    config.budgets = {
-        name: {field: budget[field] for field in kept if field in budget} for name, budget in config.budgets.items()
-    }
     loaded.model.save_pretrained(result)
     loaded.tokenizer.save_pretrained(result)
     keep_events(state, result)

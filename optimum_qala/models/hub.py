@@ -3,58 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from httpx import HTTPError
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from transformers.utils import logging
 
 from .errors import ConfigurationError, HubError
+from .hub_card import CARD_NAME, Repository, add_metadata, card_writer, check_metadata, read_new_card
+from .hub_files import check_places, replaced_files
 
 
-CARD_NAME = "README.md"
-# What loads a model, for the Hub: transformers alone does so only with the code of the repository.
-LIBRARY_NAME = "optimum-qala"
-DEFAULT_CARD = f"""---
-library_name: {LIBRARY_NAME}
-pipeline_tag: question-answering
-tags:
-- optimum-qala
----
-
-# {{name}}
-
-A QuaLA-MiniLM for question answering: `pip install optimum-qala` to load it and to choose a budget in each call.
-"""
-
-# The folder that is about to be pushed, and the repository id -> the card.
-CardWriter = Callable[[Path, str], str]
-_card_writer: CardWriter | None = None
-
-
-def set_card_writer(writer: CardWriter | None) -> None:
-    """Choose what writes the model card of a push, where neither the caller, the folder nor the repository has one.
-
-    Args:
-        writer: Gets the folder that is about to be pushed, which has the layout of the repository and lacks what
-            other pushes put there, and the repository id; returns the text. None writes a card of a few lines.
-    """
-    global _card_writer
-    _card_writer = writer
+logger = logging.get_logger(__name__)
 
 
 class MissingRepositoryError(HubError, RepositoryNotFoundError):
@@ -95,19 +73,22 @@ class HubModel:
         tags: str | Sequence[str] | None = None,
         **options: Any,
     ) -> CommitInfo:
-        """Upload the model in one commit. Files of the repository that have other names stay.
+        """Upload the model in one commit.
+
+        Files of the repository that have other names stay, but for weights that would be loaded in place of these.
 
         Args:
             repo_id: Repository, made if it does not exist.
             tokenizer: Tokenizer to upload along, to the root of the repository.
             readme: Model card to upload along: its text, or the Path of its file, from beside which the pictures and
-                pages that it shows are uploaded too. By default the card that the repository has, or a new one of what
-                was measured.
+                pages that it shows are uploaded too. What was changed on the Hub in a card that this package made
+                stays. By default the card that the repository has, with its generated part made again if that would
+                show other measurements than the model has, or a new card of what was measured.
             subfolder: Folder of the repository for the model; the root if None. `from_pretrained` looks into
                 "openvino" and "inc" by itself.
             commit_message: Message of the commit.
             commit_description: More about it.
-            private: Make a new repository private.
+            private: Make a new repository private. One that exists stays as it is, with a warning.
             token: Access token; the stored one by default.
             revision: Branch to commit to, made if it does not exist.
             create_pr: Open a pull request instead.
@@ -120,8 +101,10 @@ class HubModel:
         Raises:
             HubError: If the Hub refuses the token, does not answer or breaks off. Nothing half-done stays there. The
                 error is also the one that huggingface_hub raised, for example a `RepositoryNotFoundError`.
-            ConfigurationError: If the sub-folder is outside the repository, an argument is unknown, or the card is no
-                file or the name of one where its text is expected.
+            ConfigurationError: If the sub-folder is outside the repository or holds another back end's model there, an
+                argument is unknown, the repository id is none, or the card is no file, the name of one where its text
+                is expected, or has metadata that the Hub cannot read.
+            DataError: If the generated part of a card begins and does not end.
         """
         if unknown := sorted(set(options) - set(self.save_options)):
             raise ConfigurationError(f"push_to_hub of {type(self).__name__} has no argument {unknown[0]!r}")
@@ -182,27 +165,35 @@ def push_folder(
         The commit.
 
     Raises:
-        ConfigurationError: If the card is no file, or the name of one where its text is expected.
+        ConfigurationError: If the repository id is none, a folder holds another back end's model in the repository, or
+            the card is no file, the name of one where its text is expected, or has metadata that cannot be read.
+        DataError: If the generated part of a card begins and does not end.
         HubError: If the Hub refuses the token, does not answer or breaks off.
     """
-    given = _read_given(readme, folder)
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ConfigurationError(f"{repo_id!r} is no repository id; give one as 'your-name/your-model'") from error
+    new = read_new_card(readme, folder)
     api = HfApi(token=token)
     with hub_errors(repo_id, revision, pushes=True):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        warn_of_visibility(api, repo_id, private)
         if revision is not None and not create_pr and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         stored = _read_card(api, repo_id, revision)
-    card = _choose_card(folder, given, stored, repo_id)
-    if card:
-        (folder / CARD_NAME).write_text(_add_tags(card, tags), encoding="utf-8")
-    every = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    left_out = (".git/*", ".cache/*", *ignore_patterns)
-    names = [name for name in every if not any(fnmatch(name, pattern) for pattern in left_out)]
-    with hub_errors(repo_id, revision, pushes=True):
+        repository = _open(api, repo_id, revision)
+        left_out = (".git/*", ".cache/*", *ignore_patterns)
+        check_places(repo_id, _names(folder, left_out), repository.sizes)
+        card = _choose_card(folder, new, stored, repository)
+    (folder / CARD_NAME).write_text(card_writer().sign(add_metadata(card, tags or ())), encoding="utf-8")
+    names = _names(folder, left_out)
+    additions = [CommitOperationAdd(name, folder / name) for name in names]
+    with hub_errors(repo_id, revision, pushes=True), _card_errors():
         # Not upload_folder, which may make several commits: a graph must not come without its weights.
         return api.create_commit(
             repo_id,
-            [CommitOperationAdd(name, folder / name) for name in names],
+            [*additions, *(CommitOperationDelete(name) for name in replaced_files(names, repository.sizes))],
             commit_message=commit_message,
             commit_description=commit_description,
             revision=revision,
@@ -210,59 +201,90 @@ def push_folder(
         )
 
 
-def is_shown(name: str, card: str) -> bool:
-    """Tell whether a model card shows a file that lies beside it, as a picture or by a link."""
-    return f'"{name}"' in card or f"({name})" in card
+def warn_of_visibility(api: HfApi, repo_id: str, private: bool | None) -> None:
+    """Say that a repository which exists is not made private, or public, by a push.
+
+    Args:
+        api: The client.
+        repo_id: The repository, which exists.
+        private: What was asked for; None for nothing.
+    """
+    if private is not None and bool(api.model_info(repo_id).private) != private:
+        logger.warning(
+            f"{repo_id} exists and stays {'public' if private else 'private'}: private={private} is for new "
+            f"repositories; HfApi().update_repo_settings({repo_id!r}, private={private}) changes this one"
+        )
 
 
-def _read_given(readme: str | Path | None, folder: Path) -> str | None:
-    """Return the card that was given, if one was; what it shows of the files beside it goes into the folder."""
-    if isinstance(readme, str) and readme.endswith(".md") and "\n" not in readme:
-        raise ConfigurationError(f"readme {readme!r} is not the text of a card; give a file as Path({readme!r})")
-    if not isinstance(readme, Path):
-        return readme
-    if not readme.is_file():
-        raise ConfigurationError(f"readme {readme} is no file; `optimum-cli qala report` writes a card")
-    text = readme.read_text(encoding="utf-8")
-    for file in readme.parent.iterdir():
-        if file.is_file() and is_shown(file.name, text) and not (folder / file.name).exists():
-            shutil.copyfile(file, folder / file.name)
-    return text
+def read_stored_card(repo_id: str, revision: str | None = None, token: str | bool | None = None) -> str:
+    """Read the card that a push to a branch will find.
+
+    Args:
+        repo_id: Repository, which exists.
+        revision: Branch, which may be new.
+        token: Access token.
+
+    Returns:
+        The card, "" if there is none.
+
+    Raises:
+        HubError: If the Hub refuses the token or does not answer.
+    """
+    api = HfApi(token=token)
+    with hub_errors(repo_id, revision, pushes=True):
+        try:
+            return _read_card(api, repo_id, revision)
+        except RevisionNotFoundError:  # made of main by the push
+            return _read_card(api, repo_id, None)
 
 
 def _read_card(api: HfApi, repo_id: str, revision: str | None) -> str:
-    """Return the card of a repository, "" if it has none."""
     try:
-        return Path(api.hf_hub_download(repo_id, CARD_NAME, revision=revision)).read_text(encoding="utf-8")
+        return _download(api, repo_id, revision, CARD_NAME).read_text(encoding="utf-8")
     except RemoteEntryNotFoundError:
         return ""
+
+
+def _download(api: HfApi, repo_id: str, revision: str | None, name: str) -> Path:
+    try:
+        return Path(api.hf_hub_download(repo_id, name, revision=revision))
     except LocalEntryNotFoundError as error:  # no answer: a card that nobody saw must not be replaced
         raise _hub_error(error.__cause__ or error, repo_id, revision, pushes=True) from error
 
 
-def _choose_card(folder: Path, readme: str | None, stored: str, repo_id: str) -> str:
+def _open(api: HfApi, repo_id: str, revision: str | None) -> Repository:
+    tree = api.list_repo_tree(repo_id, recursive=True, revision=revision)
+    sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+    return Repository(repo_id, sizes, partial(_download, api, repo_id, revision))
+
+
+def _choose_card(folder: Path, new: str | None, stored: str, repository: Repository) -> str:
     """Return the card to push: the one given, the folder's own, the repository's, or a new one."""
-    if readme is not None:
-        return readme
-    own = folder / CARD_NAME
-    if own.is_file():
-        return own.read_text(encoding="utf-8")
+    writer = card_writer()
     if stored:
-        return stored
-    return (_card_writer or _default_card)(folder, repo_id)
+        check_metadata(stored, f"{CARD_NAME} of {repository.repo_id}")
+    if new is not None:
+        return writer.merge(stored, new, repository.repo_id) if stored else new
+    if stored:
+        return writer.renew(stored, folder, repository)
+    return writer.write(folder, repository.repo_id)
 
 
-def _default_card(folder: Path, repo_id: str) -> str:
-    return DEFAULT_CARD.format(name=repo_id.rpartition("/")[2])
+def _names(folder: Path, left_out: Sequence[str]) -> list[str]:
+    every = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return [name for name in every if not any(fnmatch(name, pattern) for pattern in left_out)]
 
 
-def _add_tags(text: str, tags: Sequence[str] | None) -> str:
-    if not tags:
-        return text
-    card = ModelCard(text)
-    data: Any = card.data
-    data.tags = list(dict.fromkeys([*(data.tags or []), *tags]))
-    return str(card)
+@contextlib.contextmanager
+def _card_errors() -> Iterator[None]:
+    """Say in one line what the Hub does not accept in the metadata of a card."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Invalid metadata"):
+            raise
+        problem = " ".join(str(error).partition("\n")[2].replace("- ", "").split())
+        raise ConfigurationError(f"the Hub does not accept the metadata of {CARD_NAME}: {problem}") from error
 
 
 @contextlib.contextmanager
@@ -318,4 +340,4 @@ def _hub_error(error: BaseException, repo_id: Any, revision: str | None, pushes:
     return made
 
 
-__all__ = ["CARD_NAME", "LIBRARY_NAME", "HubModel", "hub_errors", "is_shown", "push_folder", "set_card_writer"]
+__all__ = ["HubModel", "hub_errors", "push_folder", "read_stored_card", "warn_of_visibility"]

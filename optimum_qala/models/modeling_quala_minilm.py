@@ -16,6 +16,8 @@ from .conversion import HUB_ARGUMENTS, convert_config
 from .encoder import EncoderOutput, QuaLAMiniLMEncoder, Schedule
 from .errors import CheckpointError, ConfigurationError, LengthConfigError
 from .hub import HubModel
+from .hub_card import CardWriter  # noqa: F401  # named here, as every file that travels must be
+from .hub_files import replaced_files  # noqa: F401  # likewise
 from .layers import QuaLAMiniLMEmbeddings
 from .length_config import LengthConfig
 from .remote_code import RemoteCodeModel

@@ -39,8 +39,12 @@ class RemoteCodeModel:
             kwargs: Passed on.
         """
         if remote_code or self._auto_class is not None or getattr(self.config, "auto_map", None):
-            self._auto_class = self._auto_class or self.auto_class
+            self.keep_code()
             self.config._auto_class = "AutoConfig"
             # Not what the configuration says: code of a repository that was loaded from is named with the repository.
             self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]  # of PreTrainedModel
+
+    def keep_code(self) -> None:
+        """Have every `save_pretrained` of this model save its code."""
+        self._auto_class = self._auto_class or self.auto_class

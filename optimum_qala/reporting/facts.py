@@ -23,6 +23,7 @@ BACKENDS = {"torch": "torch", "openvino": "OpenVINO", "inc": "Intel Neural Compr
 PLACES = ("", *SUBFOLDERS.values())  # where in its folder a model may lie
 BENCHMARK_NAME = "benchmark.json"
 EMISSIONS_NAME = "emissions.csv"  # what codecarbon writes
+TRAINING_NAMES = ("training.json", "trainer_state.json", "search.json")  # how a model was made
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 RECORDS = {"openvino": CONFIG_NAME, "inc": INC_CONFIG_NAME}  # of how it was quantized
 # What cards and pictures show of a benchmark.

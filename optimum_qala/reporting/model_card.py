@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from optimum_qala._folders import replacing
-from optimum_qala.errors import DataError
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET
-from optimum_qala.models.hub import CARD_NAME, LIBRARY_NAME
+from optimum_qala.models.hub_card import CARD_NAME, LIBRARY_NAME
+from optimum_qala.reporting.card_parts import CardParts, fingerprint, read_card
 from optimum_qala.reporting.card_sections import name_variant, write_sections
 from optimum_qala.reporting.facts import ModelFacts, Variant, read_facts
 from optimum_qala.reporting.markup import escape_markdown
 
 
-__all__ = ["CARD_NAME", "make_model_card", "write_model_card"]
+__all__ = ["CARD_NAME", "MEASURED", "make_model_card", "measurements", "write_model_card"]
 
 TASK = "question-answering"
 HINT = "<!-- Write what you like outside of the generated part: it is kept when the card is made again. -->"
-END = "<!-- optimum-qala: end of the generated part -->"
-# What follows are the metadata that were generated, each with a hash of its value: where the value is another one by
-# now, the owner of the card has changed it.
-_BEGIN = re.compile(r"^<!-- optimum-qala: generated part (?P<hashes>\{[^\n]*\}) -->\r?$", re.MULTILINE)
-_END = re.compile(rf"^{re.escape(END)}\r?$", re.MULTILINE)
+MEASURED = "#measured"  # the note of what the card was made of
 _DATASET_ID = re.compile(r"(?:[\w-][\w.-]*/)?[\w-]+")
 
 
@@ -88,66 +82,34 @@ def make_model_card(
     """
     place = repo_id or facts.folder.resolve().name
     title = place.rpartition("/")[2]
-    old, text = _parse(existing)
-    begin, end = _find_generated(text)
-    earlier = {} if begin is None else _hashes(begin)
-    owned = {name: value for name, value in old.items() if earlier.get(name) != _hash(value)}
+    old = read_card(existing or "")
+    owned = old.owned
     if base_model is not None:
         owned["base_model"] = base_model
         owned.pop("base_model_relation", None)
     generated = _metadata(facts, title, owned)
     tags = list(dict.fromkeys([*_as_list(owned.get("tags")), *generated["tags"]]))
-    merged = {name: value for name, value in old.items() if name in owned or name in generated}
+    merged = {name: value for name, value in old.metadata.items() if name in owned or name in generated}
     merged |= generated | owned | {"tags": tags}
-    hashes = json.dumps({name: _hash(merged[name]) for name in generated if name == "tags" or name not in owned})
-    base = _base_model(merged)
-    section = f"<!-- optimum-qala: generated part {hashes} -->\n{write_sections(facts, place, base)}\n{END}"
-    if begin is None or end is None:
-        text = text.rstrip() or f"# {escape_markdown(title)}\n\n{HINT}"
-        text = f"\n{text.lstrip()}\n\n{section}\n"
-    else:
-        text = text[: begin.start()] + section + text[end.end() :]
-    data = ModelCardData(**merged)
-    return f"---\n{data.to_yaml(original_order=list(merged))}\n---\n{text}"
+    notes: dict[str, Any] = {
+        name: fingerprint(merged[name]) for name in generated if name == "tags" or name not in owned
+    }
+    section = f"\n{write_sections(facts, place, _base_model(merged))}\n"
+    made = CardParts(merged, old.before, section, old.after, notes | {MEASURED: measurements(facts)})
+    if old.generated is None:
+        text = old.before.strip() or f"# {escape_markdown(title)}\n\n{HINT}"
+        made = replace(made, before=f"\n{text}\n\n", after="\n")
+    return str(made)
 
 
-def _parse(existing: str | None) -> tuple[dict[str, Any], str]:
-    """Split a card into its metadata, in the form in which huggingface_hub writes them, and its text."""
-    import yaml
-
-    if existing is None or (block := REGEX_YAML_BLOCK.search(existing)) is None:
-        return {}, existing or ""
-    try:
-        order = list(yaml.safe_load(block[2]) or {})
-        card = ModelCard(existing)
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
-        raise DataError(f"the metadata of {CARD_NAME} cannot be read ({problem}); mend or remove them") from error
-    metadata: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
-    return {name: metadata[name] for name in order if name in metadata}, card.text
-
-
-def _find_generated(text: str) -> tuple[re.Match[str] | None, re.Match[str] | None]:
-    begin = _BEGIN.search(text)
-    end = None if begin is None else _END.search(text, begin.end())
-    if begin is not None and end is None:
-        raise DataError(
-            f'{CARD_NAME} has the line that begins the generated part but not the line "{END}" that ends it; put it '
-            "back, or remove both"
+def measurements(facts: ModelFacts) -> dict[str, str]:
+    """Tell what was measured apart from what else was: a hash for each model, by its folder and back end."""
+    return {
+        f"{variant.subfolder}/{variant.backend}": fingerprint(
+            [variant.budgets, (variant.quantization or {}).get("accuracy")]
         )
-    return begin, end
-
-
-def _hashes(begin: re.Match[str]) -> dict[str, str]:
-    try:
-        found = json.loads(begin["hashes"])
-    except ValueError:  # somebody wrote into the line: all metadata count as theirs
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha1(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        for variant in facts.variants
+    }
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from huggingface_hub import HfApi
 from transformers import Trainer
 from transformers.utils import logging
 
-from optimum_qala.models.hub import CARD_NAME, LIBRARY_NAME, hub_errors, push_folder
+from optimum_qala.errors import ConfigurationError
+from optimum_qala.models.hub import hub_errors, push_folder, read_stored_card, warn_of_visibility
+from optimum_qala.models.hub_card import CARD_NAME, add_metadata, card_writer
 
 
 __all__ = ["HubTrainer"]
@@ -18,6 +21,16 @@ __all__ = ["HubTrainer"]
 logger = logging.get_logger(__name__)
 
 NOT_PUSHED = ("_*", "checkpoint-*")  # as in transformers
+# In a card that transformers' Trainer made, which nobody has edited: it says less than the one of what was measured.
+DRAFT = "<!-- This model card has been generated automatically according to the information the Trainer had access to."
+# Arguments of transformers' `create_model_card` that are metadata, and the names of these.
+METADATA = {
+    "language": "language",
+    "license": "license",
+    "finetuned_from": "base_model",
+    "dataset_tags": "datasets",
+}
+LEFT_OUT = ("model_name", "tasks", "dataset", "dataset_args")  # and those that are not
 
 
 class HubTrainer(Trainer):
@@ -36,9 +49,12 @@ class HubTrainer(Trainer):
         revision = self.args.hub_revision
         with hub_errors(self.args.hub_model_id or Path(self.args.output_dir).name, revision, pushes=True):
             super().init_hf_repo(token)
-            if self.is_world_process_zero() and revision is not None and not revision.startswith("refs/"):
-                api = HfApi(token=token or self.args.hub_token)
-                api.create_branch(str(self.hub_model_id), branch=revision, exist_ok=True)
+            if not self.is_world_process_zero():
+                return
+            api, repo_id = HfApi(token=token or self.args.hub_token), str(self.hub_model_id)
+            warn_of_visibility(api, repo_id, self.args.hub_private_repo)
+            if revision is not None and not revision.startswith("refs/"):
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
 
     def push_to_hub(
         self,
@@ -46,6 +62,7 @@ class HubTrainer(Trainer):
         blocking: bool = True,
         token: str | None = None,
         revision: str | None = None,
+        remote_code: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Save model, tokenizer and arguments to `output_dir` and upload them in one commit, with a model card.
@@ -55,18 +72,25 @@ class HubTrainer(Trainer):
             blocking: Wait for the upload; otherwise a `Future` is returned.
             token: Access token; `hub_token` by default.
             revision: Branch, made if it does not exist; `hub_revision` by default.
-            kwargs: Arguments of transformers' `create_model_card`, such as `tags`.
+            remote_code: Push the code of the model along, as `save_pretrained` does.
+            kwargs: Arguments of `create_model_card`, such as `tags`.
 
         Returns:
             The commit, its `Future`, or None in a process that is not the first.
 
         Raises:
+            ConfigurationError: If an argument is unknown, or the repository holds another back end's model.
+            DataError: If a file beside the model that the card is made of is damaged, or of another model.
             HubError: If the Hub refuses the token, does not answer or breaks off. Nothing half-done stays there.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = token or self.args.hub_token
         if self.hub_model_id is None:
             self.init_hf_repo(token)
+        if unknown := sorted(kwargs.keys() - {"tags", *METADATA, *LEFT_OUT}):
+            raise ConfigurationError(f"push_to_hub of {type(self).__name__} has no argument {unknown[0]!r}")
+        if remote_code:
+            self.accelerator.unwrap_model(self.model).keep_code()
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
@@ -78,7 +102,9 @@ class HubTrainer(Trainer):
         repo_id = str(self.hub_model_id)
         tags = kwargs.pop("tags", None) or []
         tags = [*([tags] if isinstance(tags, str) else tags), *(getattr(self.model, "model_tags", None) or ())]
-        self.create_model_card(**{"model_name": repo_id.rpartition("/")[2], "tags": tags or None, **kwargs})
+        revision = revision or self.args.hub_revision
+        existing = None if self._own_card() else read_stored_card(repo_id, revision, token)
+        self.create_model_card(tags=tags, existing=existing, **kwargs)
         self._finish_current_push()
         push = partial(
             push_folder,
@@ -86,24 +112,45 @@ class HubTrainer(Trainer):
             repo_id,
             commit_message=commit_message or "End of training",
             token=token,
-            revision=revision or self.args.hub_revision,
+            revision=revision,
             ignore_patterns=NOT_PUSHED,
         )
         return push() if blocking else HfApi(token=token).run_as_future(push)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the card of transformers' Trainer, but for the library that loads the model.
+    def create_model_card(
+        self, *, tags: str | Sequence[str] | None = None, existing: str | None = None, **kwargs: Any
+    ) -> None:
+        """Write the card of `output_dir`, as `write_model_card` does, keeping the text of one that is there.
 
         Args:
-            args: Passed on.
-            kwargs: Passed on.
+            tags: Tags to add.
+            existing: A card to keep the text of where `output_dir` has none, for example that of the repository.
+            kwargs: `language`, `license`, `finetuned_from` and `dataset_tags` of transformers' Trainer, as metadata.
+                The card says by itself what the others of its arguments do; they are left out with a warning.
+
+        Raises:
+            CheckpointError: If `output_dir` holds no QuaLA-MiniLM.
+            DataError: If a file beside the model is damaged, or of another model.
         """
-        super().create_model_card(*args, **kwargs)
+        if not self.is_world_process_zero():
+            return
+        if left_out := [name for name in LEFT_OUT if kwargs.pop(name, None) is not None]:
+            logger.warning(
+                f"The model card does not take {', '.join(left_out)}: it says what it was made of by itself"
+            )
+        metadata = {METADATA[name]: value for name, value in kwargs.items()}
+        if isinstance(metadata.get("datasets"), str):
+            metadata["datasets"] = [metadata["datasets"]]
+        card = self._own_card() or _without_draft(existing or "")
+        card = add_metadata(card, [tags] if isinstance(tags, str) else tags or (), **metadata)
+        folder = Path(self.args.output_dir)
+        card = card_writer().write(folder, str(self.hub_model_id or folder.name), card)
+        (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+    def _own_card(self) -> str:
+        """Return the card in `output_dir`, "" if there is none but a draft."""
         file = Path(self.args.output_dir, CARD_NAME)
-        if self.is_world_process_zero():
-            card = file.read_text(encoding="utf-8")
-            named = card.replace("library_name: transformers\n", f"library_name: {LIBRARY_NAME}\n", 1)
-            file.write_text(named, encoding="utf-8")
+        return _without_draft(file.read_text(encoding="utf-8")) if file.is_file() else ""
 
     def _finish_current_push(self) -> None:
         """Wait for pushes of checkpoints; transformers drops what went wrong with them."""
@@ -115,3 +162,7 @@ class HubTrainer(Trainer):
                 logger.warning(f"A checkpoint was not pushed ({reason}); trainer.push_to_hub() pushes the model")
         if pushes is not None:
             pushes.jobs = []
+
+
+def _without_draft(card: str) -> str:
+    return "" if DRAFT in card else card

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from optimum_qala.distillation.divergences import span_divergence
@@ -44,6 +45,7 @@ from optimum_qala.training.sampling import (
 
 logger = logging.get_logger(__name__)
 
+WHAT_RUNS = ("retention", "exit_layer")  # of a budget in config.json
 _LABELS = ("start_positions", "end_positions")
 
 
@@ -163,6 +165,25 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
         if tokenizer is None:
             raise ConfigurationError("a dataset of QARecord needs the tokenizer: pass processing_class=tokenizer")
         return tokenize_for_training(dataset, tokenizer, self.window_options)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as transformers' Trainer does; of the model's budgets only what they run stays.
+
+        Their ratios stay legal, but what was measured with them was measured on the model before this training.
+
+        Args:
+            args: Passed on.
+            kwargs: Passed on.
+
+        Returns:
+            Steps, loss and other metrics.
+        """
+        config = self.model.config
+        config.budgets = {
+            name: {field: budget[field] for field in WHAT_RUNS if field in budget}
+            for name, budget in (config.budgets or {}).items()
+        }
+        return super().train(*args, **kwargs)
 
     def draw_sub_models(self, global_step: int, micro_step: int) -> list[SubModel]:
         """Draw the sub-models of one batch.

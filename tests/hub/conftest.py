@@ -230,10 +230,20 @@ def pushed(tmp_path_factory, hub, client, model_folder, inc_folder) -> Results:
             (
                 "openvino on a branch",
                 "push_openvino",
-                {**torch_repository, "token": WRITER, "revision": "openvino", "commit_message": "Add the graph"},
+                {
+                    **torch_repository,
+                    "token": WRITER,
+                    "subfolder": "openvino",
+                    "revision": "openvino",
+                    "commit_message": "Add the graph",
+                },
             ),
-            ("openvino as a pull request", "push_openvino", {**torch_repository, "token": WRITER, "create_pr": True}),
-            ("openvino with a read token", "push_openvino", {**torch_repository, "token": READER}),
+            (
+                "openvino as a pull request",
+                "push_openvino",
+                {**torch_repository, "token": WRITER, "subfolder": "openvino", "create_pr": True},
+            ),
+            ("openvino with a read token", "push_openvino", {**openvino_repository, "token": READER}),
         ),
         HF_TOKEN=WRITER,
     )

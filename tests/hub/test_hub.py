@@ -242,8 +242,10 @@ def test_push_to_a_new_branch_leaves_main_alone(hub, pushed, loaded):
     commit = repository.head("openvino")
     assert commit.oid == pushed["openvino on a branch"].get("commit"), pushed["openvino on a branch"]
     assert commit.title == "Add the graph"
-    assert added(repository, "openvino") - {"config.json"} == GRAPHS["openvino"] - {"config.json"}
-    assert "openvino_model.xml" not in repository.head("main").files
+    assert added(repository, "openvino") - {"README.md"} == {f"openvino/{file}" for file in GRAPHS["openvino"]}
+    assert b"With OpenVINO" in commit.files["README.md"]
+    assert b"With OpenVINO" not in repository.head("main").files["README.md"]
+    assert "openvino/openvino_model.xml" not in repository.head("main").files
     assert loaded["openvino on a branch"]["num_samples"] == 7
 
 
@@ -394,6 +396,7 @@ def test_page_of_the_documentation_runs(hub, pushed):
     assert len(commits) == 4
     card = commits[-1].files["README.md"].decode()
     assert card.count("pipeline(") == 3, "the card tells how to use all three"
+    assert {commit.files["README.md"] for commit in commits[1:]} == {card.encode()}, "from the first push on"
     assert hub.repositories["your-name/your-model"].private
 
 

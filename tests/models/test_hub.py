@@ -12,8 +12,12 @@ from huggingface_hub import errors as hub_client
 from transformers import PreTrainedModel
 
 from optimum_qala.errors import ConfigurationError, HubError, QuaLAError
-from optimum_qala.models import hub
-from optimum_qala.models.hub import HubModel, hub_errors, push_folder, set_card_writer
+from optimum_qala.inference.files import MODEL_FILES, SUBFOLDERS
+from optimum_qala.models import hub, hub_card
+from optimum_qala.models.hub import HubModel, hub_errors, push_folder
+from optimum_qala.models.hub_card import CardWriter, add_metadata, set_card_writer
+from optimum_qala.models.hub_files import MODEL_MARKS, RECORDS, check_places, replaced_files
+from optimum_qala.quantization.configuration import CONFIG_NAME, IR_NAME
 
 
 class Model(HubModel):
@@ -29,6 +33,7 @@ def commits(monkeypatch):
 
     class Api:
         card = http_error(hub_client.RemoteEntryNotFoundError, 404)
+        refusal = None  # of a commit
 
         def __init__(self, token):
             self.token = token
@@ -44,13 +49,18 @@ def commits(monkeypatch):
                 raise Api.card
             return Api.card
 
+        def list_repo_tree(self, repo_id, recursive, revision):
+            return []
+
         def create_commit(self, repo_id, operations, **options):
+            if Api.refusal is not None:
+                raise Api.refusal
             paths = {operation.path_in_repo: Path(operation.path_or_fileobj) for operation in operations}
             files = {name: path.read_text(errors="replace") for name, path in paths.items()}
             made.append({"repo": repo_id, "token": self.token, "files": files, **options})
 
     monkeypatch.setattr(hub, "HfApi", Api)
-    monkeypatch.setattr(hub, "_card_writer", None)  # it reads models, of which there are none here
+    monkeypatch.setattr(hub_card, "_make_writer", CardWriter)  # the other reads models, of which there are none here
     made.append(Api)
     return made
 
@@ -64,8 +74,10 @@ def test_sub_folder_gets_the_model_and_the_root_the_card(commits):
     Model().push_to_hub("model", subfolder="openvino", commit_description="why", token="secret", revision="next")
     branch, commit = commits[1:]
     assert branch == {"branch": "next"}
-    assert commit.pop("files") == {"openvino/graph": "graph", "README.md": hub.DEFAULT_CARD.format(name="model")}
-    assert ModelCard(hub.DEFAULT_CARD).data.library_name == hub.LIBRARY_NAME, "as in the card of what was measured"
+    assert commit.pop("files") == {"openvino/graph": "graph", "README.md": hub_card.DEFAULT_CARD.format(name="model")}
+    assert ModelCard(hub_card.DEFAULT_CARD).data.library_name == hub_card.LIBRARY_NAME, (
+        "as in the card of what was measured"
+    )
     assert commit == {
         "repo": "org/model",
         "token": "secret",
@@ -85,6 +97,16 @@ def test_branch_of_a_pull_request_is_not_made(commits):
 def test_sub_folder_outside_the_repository_is_refused(subfolder, commits):
     with pytest.raises(ConfigurationError, match=f"subfolder '{subfolder}' is outside the repository"):
         Model().push_to_hub("model", subfolder=subfolder)
+    assert commits[1:] == []
+
+
+@pytest.mark.parametrize("repo_id", ["not/a/valid/id", "org/..", "a b"])
+def test_what_is_no_repository_id_is_refused(repo_id, commits):
+    with pytest.raises(
+        ConfigurationError, match=f"'{repo_id}' is no repository id; give one as 'your-name/"
+    ) as caught:
+        Model().push_to_hub(repo_id)
+    assert "\n" not in str(caught.value)
     assert commits[1:] == []
 
 
@@ -139,7 +161,33 @@ class TestCard:
             ConfigurationError, match=r"readme 'my/README\.md' is not the text.*Path\('my/README\.md'\)"
         ):
             self.push(tmp_path, readme="my/README.md")
+        for name in ("card.txt", "my card.md", "a/b.rst"):
+            with pytest.raises(ConfigurationError, match=f"readme '{name}' is not the text of a card; give a file as"):
+                self.push(tmp_path, readme=name)
         assert commits[1:] == []
+
+    @pytest.mark.parametrize("block", ["bad: [", "- a", "model-index: [{name: x, results: [{}]}]"])
+    def test_metadata_that_cannot_be_read_are_refused_before_the_hub_is_asked(self, tmp_path, commits, block):
+        create_repo, commits[0].create_repo = commits[0].create_repo, None
+        with pytest.raises(
+            ConfigurationError, match=r"the metadata of the card cannot be read \(.+\); mend"
+        ) as caught:
+            self.push(tmp_path, readme=f"---\n{block}\n---\nText", tags=["t"])
+        assert "\n" not in str(caught.value)
+        commits[0].create_repo = create_repo
+        commits[0].card = tmp_path / "stored"
+        commits[0].card.write_text(f"---\n{block}\n---\nText")
+        with pytest.raises(ConfigurationError, match=r"the metadata of README.md of org/model cannot be read"):
+            self.push(tmp_path)
+
+    def test_what_the_hub_does_not_accept_is_one_line(self, tmp_path, commits):
+        commits[0].refusal = ValueError('Invalid metadata in README.md.\n- "license" must be one of\n- no tags')
+        message = 'the Hub does not accept the metadata of README.md: "license" must be one of no tags'
+        with pytest.raises(ConfigurationError, match=f"^{message}$"):
+            self.push(tmp_path, readme="---\nlicense: x\n---\nText")
+        commits[0].refusal = ValueError("of another kind")
+        with pytest.raises(ValueError, match="^of another kind$"):
+            self.push(tmp_path)
 
     def test_card_of_the_folder_comes_before_that_of_the_repository(self, tmp_path, commits):
         (tmp_path / "README.md").write_text("of the folder")
@@ -155,28 +203,47 @@ class TestCard:
         assert card == "---\nlicense: mit\ntags:\n- b\n- a\n---\nof a user"
 
     @pytest.fixture
-    def written(self, commits):
-        """What the card writer got."""
+    def asked(self, commits):
+        """What the card writer was asked for."""
         seen = []
-        set_card_writer(lambda folder, repo_id: seen.append((sorted(folder.iterdir()), repo_id)) or "measured")
+
+        class Writer:
+            def write(self, folder, repo_id):
+                return seen.append((sorted(path.name for path in folder.iterdir()), repo_id)) or "written"
+
+            def merge(self, stored, new, repo_id):
+                return f"{stored} and {new} of {repo_id}"
+
+            def renew(self, stored, folder, repository):
+                return f"{stored} for {repository.repo_id}"
+
+            def sign(self, card):
+                return f"{card}, signed"
+
+        set_card_writer(Writer)
         return seen
 
-    def test_card_is_written_where_there_is_none(self, tmp_path, commits, written):
+    def test_card_is_written_where_there_is_none(self, tmp_path, commits, asked):
         (tmp_path / "config.json").write_text("{}")
         self.push(tmp_path)
-        assert written == [([tmp_path / "config.json"], "org/model")]
-        assert commits[-1]["files"]["README.md"] == "measured"
+        assert asked == [(["config.json"], "org/model")]
+        assert commits[-1]["files"]["README.md"] == "written, signed"
 
-    def test_card_that_is_there_is_not_written_again(self, tmp_path, commits, written):
+    def test_card_of_the_repository_is_renewed_or_merged(self, tmp_path, commits, asked):
         commits[0].card = tmp_path / "stored"
         commits[0].card.write_text("of a user")
         (tmp_path / "pushed").mkdir()
         self.push(tmp_path / "pushed")
-        assert commits[-1]["files"]["README.md"] == "of a user"
+        assert commits[-1]["files"]["README.md"] == "of a user for org/model, signed"
         (tmp_path / "pushed" / "README.md").write_text("of the folder")
         self.push(tmp_path / "pushed")
-        assert commits[-1]["files"]["README.md"] == "of the folder"
-        assert written == []
+        assert commits[-1]["files"]["README.md"] == "of a user and of the folder of org/model, signed"
+        assert asked == []
+
+    def test_metadata_are_set_where_they_are_given(self):
+        assert add_metadata("Text", ["a"], license="mit", language=None) == "---\nlicense: mit\ntags:\n- a\n---\nText"
+        assert add_metadata("---\nlicense: x\n---\nText", license="mit") == "---\nlicense: mit\n---\nText"
+        assert add_metadata("Text", license=None) == "Text"
 
     def test_card_that_cannot_be_read_is_not_replaced(self, tmp_path, commits):
         commits[0].card = hub_client.LocalEntryNotFoundError("no connection")
@@ -190,6 +257,50 @@ class TestCard:
             (tmp_path / name).write_text("")
         self.push(tmp_path, ignore_patterns=("_*", "checkpoint-*"))
         assert set(commits[-1]["files"]) == {"README.md", "config.json", "runs/log"}
+
+
+class TestFiles:
+    def test_names_are_those_of_the_back_ends(self):
+        for back_end, marks in MODEL_MARKS.items():
+            assert marks[0] == MODEL_FILES[back_end][0]
+        assert {marks[0]: back_end for back_end, marks in MODEL_MARKS.items() if back_end != "torch"} == SUBFOLDERS
+        assert {IR_NAME: CONFIG_NAME} == RECORDS
+
+    @pytest.mark.parametrize(
+        ("pushed", "stored", "replaced"),
+        [
+            (["model-00001-of-00002.safetensors", "model.safetensors.index.json"], ["model.safetensors"], True),
+            (["model.safetensors"], ["model-00001-of-00002.safetensors", "model.safetensors.index.json"], True),
+            (["model-00001-of-00002.safetensors"], ["model-00001-of-00003.safetensors"], True),
+            (["a/model.safetensors"], ["a/model.safetensors.index.json"], True),
+            (["model.fp16.safetensors"], ["model.safetensors.index.fp16.json"], True),
+            (["model.fp16-00001-of-00002.safetensors"], ["model.fp16.safetensors"], True),
+            (["openvino/openvino_model.xml"], ["openvino/openvino_quala_config.json"], True),
+            (["model.fp16.safetensors"], ["model.safetensors", "model-00001-of-00003.safetensors"], False),
+            (["model.safetensors"], ["model.fp16.safetensors", "a/model.safetensors.index.json"], False),
+            (["model.safetensors"], ["model.py", "mymodel.safetensors", "tokenizer.json"], False),
+            (["inc/openvino_model.xml"], ["openvino/openvino_quala_config.json"], False),
+        ],
+    )
+    def test_files_that_would_be_loaded_in_place_of_the_pushed_ones_go(self, pushed, stored, replaced):
+        assert replaced_files(pushed, [*stored, *pushed]) == (stored if replaced else [])
+
+    @pytest.mark.parametrize(
+        ("pushed", "stored", "message"),
+        [
+            (["openvino_model.xml"], "model.safetensors", "config.json this push would replace; pass subfolder='open"),
+            (["inc_graph.json"], "openvino_model.xml", "config.json this push would replace; pass subfolder='inc'"),
+            (["model.safetensors"], "inc_graph.json", "replace; delete inc_graph.json first, or name another rep"),
+            (["openvino/inc_graph.json"], "openvino/openvino_model.xml", "delete openvino/openvino_model.xml first"),
+        ],
+    )
+    def test_config_of_another_back_end_is_not_replaced(self, pushed, stored, message):
+        config = [str(Path(name).with_name("config.json")) for name in pushed]
+        with pytest.raises(ConfigurationError, match=f"org/m holds {stored}, whose .*{message}"):
+            check_places("org/m", [*pushed, *config], [stored])
+        check_places("org/m", [*pushed, *config, stored], [stored])
+        check_places("org/m", [f"other/{name}" for name in [*pushed, *config]], [stored])
+        check_places("org/m", ["config.json"], [stored])
 
 
 class TestErrors:

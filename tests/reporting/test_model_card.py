@@ -9,10 +9,11 @@ import yaml
 from huggingface_hub import HfApi, ModelCard
 
 from optimum_qala.errors import DataError
-from optimum_qala.models.hub import LIBRARY_NAME
+from optimum_qala.models.hub_card import LIBRARY_NAME
+from optimum_qala.reporting.card_parts import END
 from optimum_qala.reporting.card_sections import describe_budget, describe_conditions
 from optimum_qala.reporting.facts import read_facts
-from optimum_qala.reporting.model_card import END, make_model_card, write_model_card
+from optimum_qala.reporting.model_card import make_model_card, write_model_card
 from tests.hub_rules import card_errors
 from tests.hub_server import HubServer
 from tests.reporting.folders import BUDGETS, INT8, LATENCY, make_folder, measured, write

@@ -36,6 +36,7 @@ def push(monkeypatch):
         return {"repo_id": repo_id, "files": names, "folder": folder, **options}
 
     monkeypatch.setattr(hub, "push_folder", note)
+    monkeypatch.setattr(hub, "read_stored_card", lambda *asked: "")
 
 
 def test_push_saves_everything_and_takes_branch_and_token_of_the_arguments(trainer, push, warnings, tmp_path):

@@ -342,9 +342,12 @@ def test_training_without_sub_models_says_so(
 def test_saved_model_loads_with_its_budgets(
     tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
 ) -> None:
-    tiny_model.config.budgets = {"fast": {"retention": [1.0, 1.0, 0.5, 0.5]}}
+    budget = {"retention": [1.0, 1.0, 0.5, 0.5]}
+    tiny_model.config.budgets = {"fast": {**budget, "f1": 99.0, "latency_ms": []}}
     trainer = make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, max_steps=1)
+    assert "f1" in tiny_model.config.budgets["fast"]
     trainer.train()
+    assert tiny_model.config.budgets == {"fast": budget}, "what was measured was measured before"
     trainer.save_model(str(tmp_path / "saved"))
     loaded = type(tiny_model).from_pretrained(tmp_path / "saved").eval()
     batch = make_batch(records[:3], tiny_tokenizer)
