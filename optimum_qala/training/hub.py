@@ -21,6 +21,7 @@ __all__ = ["HubTrainer"]
 logger = logging.get_logger(__name__)
 
 NOT_PUSHED = ("_*", "checkpoint-*")  # as in transformers
+TRAINING_NAME = "training.json"  # in the output folder, says how the model was trained
 # In a card that transformers' Trainer made, which nobody has edited: it says less than the one of what was measured.
 DRAFT = "<!-- This model card has been generated automatically according to the information the Trainer had access to."
 # Arguments of transformers' `create_model_card` that are metadata, and the names of these.
@@ -41,7 +42,7 @@ class HubTrainer(Trainer):
     """
 
     def init_hf_repo(self, token: str | None = None) -> None:
-        """Make the repository, and the branch `hub_revision`.
+        """Make the repository, and the branch `hub_revision`; take over what was changed in the card on the Hub.
 
         Args:
             token: Access token; `hub_token` by default.
@@ -55,6 +56,10 @@ class HubTrainer(Trainer):
             warn_of_visibility(api, repo_id, self.args.hub_private_repo)
             if revision is not None and not revision.startswith("refs/"):
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
+        # Pushes of checkpoints upload the card of an earlier training as it is.
+        own = self._own_card()
+        if own and (stored := read_stored_card(repo_id, revision, token or self.args.hub_token)):
+            self._write_card(card_writer().sign(card_writer().merge(stored, own, repo_id)))
 
     def push_to_hub(
         self,
@@ -104,6 +109,8 @@ class HubTrainer(Trainer):
         tags = [*([tags] if isinstance(tags, str) else tags), *(getattr(self.model, "model_tags", None) or ())]
         revision = revision or self.args.hub_revision
         existing = None if self._own_card() else read_stored_card(repo_id, revision, token)
+        if self.state.global_step and not Path(self.args.output_dir, TRAINING_NAME).is_file():
+            self.save_state()  # which the card is made of then
         self.create_model_card(tags=tags, existing=existing, **kwargs)
         self._finish_current_push()
         push = partial(
@@ -144,13 +151,15 @@ class HubTrainer(Trainer):
         card = self._own_card() or _without_draft(existing or "")
         card = add_metadata(card, [tags] if isinstance(tags, str) else tags or (), **metadata)
         folder = Path(self.args.output_dir)
-        card = card_writer().write(folder, str(self.hub_model_id or folder.name), card)
-        (folder / CARD_NAME).write_text(card, encoding="utf-8")
+        self._write_card(card_writer().write(folder, str(self.hub_model_id or folder.name), card))
 
     def _own_card(self) -> str:
         """Return the card in `output_dir`, "" if there is none but a draft."""
         file = Path(self.args.output_dir, CARD_NAME)
         return _without_draft(file.read_text(encoding="utf-8")) if file.is_file() else ""
+
+    def _write_card(self, card: str) -> None:
+        Path(self.args.output_dir, CARD_NAME).write_text(card, encoding="utf-8")
 
     def _finish_current_push(self) -> None:
         """Wait for pushes of checkpoints; transformers drops what went wrong with them."""

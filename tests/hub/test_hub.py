@@ -18,6 +18,7 @@ needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="needs the extra op
 needs_inc = pytest.mark.skipif(not HAS_INC, reason="needs the extra neural-compressor")
 MODEL_FILES = {"README.md", "config.json", "model.safetensors"}
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json"}
+TRAINER_FILES = {"trainer_state.json", "training_args.bin"}
 GRAPHS = {
     "openvino": {"config.json", "openvino_model.bin", "openvino_model.xml", "openvino_quala_config.json"},
     "inc": {"config.json", "inc_config.json", "inc_graph.json", "inc_weights.safetensors"},
@@ -120,7 +121,7 @@ def test_trainer_pushes_checkpoints_and_result_to_the_branch_it_makes(hub, pushe
     assert "Training in progress, step 1" in titles
     assert last.title == "End of training"
     assert last.oid == pushed["trained"]["commit"]
-    assert set(last.files) - {".gitattributes"} == MODEL_FILES | TOKENIZER_FILES | {"training_args.bin"}
+    assert set(last.files) - {".gitattributes"} == MODEL_FILES | TOKENIZER_FILES | TRAINER_FILES
     assert "- tower" in last.files["README.md"].decode()
     for field in ("budgets", "answers", "class"):
         assert loaded["trained"][field] == pushed["trained"][field]

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import HfApi
+from transformers import Trainer
 
 from optimum_qala import QuaLAMiniLMForQuestionAnswering
 from optimum_qala.errors import ConfigurationError
@@ -318,6 +319,25 @@ class TestTrainer:
         assert "Written on the Hub." in card(hub)
         assert "| fast | 62.50 |" in card(hub)
         assert (tmp_path / "out" / "README.md").read_bytes() == card(hub).encode()
+
+    def test_card_that_checkpoints_take_along_is_that_of_the_hub(self, trainer, hub, tmp_path, monkeypatch):
+        trainer.push_to_hub()
+        edit(hub, TITLE)
+        monkeypatch.setattr(
+            Trainer, "init_hf_repo", lambda *_: None
+        )  # which asks the Hub of huggingface_hub's settings
+        trainer.init_hf_repo()
+        assert "Written on the Hub." in (tmp_path / "out" / "README.md").read_text()
+
+    def test_training_is_told_without_a_record_too(self, trainer, hub, tmp_path):
+        trainer.state.global_step = 3
+        trainer.push_to_hub()
+        assert "| Steps | 3 |" in card(hub)
+        (tmp_path / "out" / "trainer_state.json").unlink()
+        write(tmp_path / "out" / "training.json", {"steps": 4})
+        trainer.push_to_hub()
+        assert "| Steps | 4 |" in card(hub)
+        assert not (tmp_path / "out" / "trainer_state.json").exists()
 
     def test_draft_of_transformers_is_replaced(self, trainer, hub, tmp_path):
         write(tmp_path / "out" / "README.md", f"# out\n\n{training.DRAFT} You\n")
