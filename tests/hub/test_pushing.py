@@ -320,13 +320,15 @@ class TestTrainer:
         assert "| fast | 62.50 |" in card(hub)
         assert (tmp_path / "out" / "README.md").read_bytes() == card(hub).encode()
 
-    def test_card_that_checkpoints_take_along_is_that_of_the_hub(self, trainer, hub, tmp_path, monkeypatch):
+    def test_card_that_checkpoints_take_along_is_that_of_the_hub(self, trainer, hub, tmp_path, monkeypatch, warnings):
         trainer.push_to_hub()
         edit(hub, TITLE)
         monkeypatch.setattr(
             Trainer, "init_hf_repo", lambda *_: None
         )  # which asks the Hub of huggingface_hub's settings
+        trainer.args.hub_private_repo = True
         trainer.init_hf_repo()
+        assert [message.partition(":")[0] for message in warnings] == ["org/quala exists and stays public"]
         assert "Written on the Hub." in (tmp_path / "out" / "README.md").read_text()
 
     def test_training_is_told_without_a_record_too(self, trainer, hub, tmp_path):
