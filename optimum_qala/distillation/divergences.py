@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from optimum_qala.errors import ConfigurationError
+from optimum_qala.quantization.stored_configuration import check_number
 
 
 # Stands for -inf at masked positions, where the highest logit that counts is 0: exp of it is 0 in every precision, and
@@ -89,6 +90,8 @@ def check_divergence(kind: str, temperature: float, skew: float) -> None:
     """
     if kind not in DIVERGENCES:
         raise ConfigurationError(f"divergence {kind!r} is not one of {sorted(DIVERGENCES)}")
+    check_number("temperature", temperature)
+    check_number("skew", skew)
     lowest, highest = TEMPERATURES
     if not lowest <= temperature <= highest:  # also catches nan
         raise ConfigurationError(

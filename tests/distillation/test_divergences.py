@@ -146,6 +146,8 @@ def test_span_divergence_weighs_start_and_end_alike(logits: tuple[torch.Tensor, 
         ({"temperature": 1e-40}, "temperature 1e-40 is not from 0.001 to 1000.0; beyond, losses"),
         ({"temperature": 1e20}, r"temperature 1e\+20 is not from 0.001 to 1000.0; beyond, losses"),
         ({"temperature": float("nan")}, "temperature nan is not from 0.001 to 1000.0; beyond, losses"),
+        ({"temperature": "2"}, "temperature '2' is not a number"),
+        ({"skew": None}, "skew None is not a number"),
         ({"skew": 1.0}, "skew 1.0 is not between 0 and 1"),
     ],
 )
