@@ -63,12 +63,12 @@ class LossLog:
             self._sums[key] = self._sums[key] + value if key in self._sums else value
             self._counts[key] = self._counts.get(key, 0) + 1
 
-    def take(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    def take(self, total: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
         """Return the mean of each loss since the last call, over all processes.
 
         Args:
-            total: Adds up a tensor over the processes. All of them have noted the same losses as often, since they
-                draw the same sub-models.
+            total: Adds up a tensor over the processes, where there are several. All of them have noted the same
+                losses as often, since they draw the same sub-models.
 
         Returns:
             The means, under `loss_<pass>` and `loss_<pass>_<part>`.
@@ -77,7 +77,7 @@ class LossLog:
             return {}
         sums = torch.stack(list(self._sums.values()))
         counts = torch.tensor([float(count) for count in self._counts.values()], device=sums.device)
-        sums, counts = total(torch.stack([sums, counts]))
+        sums, counts = (total or torch.clone)(torch.stack([sums, counts]))
         means = {
             f"loss_{name}": round(mean, 4) for name, mean in zip(self._sums, (sums / counts).tolist(), strict=True)
         }

@@ -21,8 +21,8 @@ def test_log_gives_means_of_unweighted_losses_once():
         log.note("full", PassLoss(torch.tensor(2 * value), {"minilm": extra}))
     log.note("random", PassLoss(torch.tensor(5.0)))
     means = {"loss_full": 3.0, "loss_full_minilm": 1.5, "loss_random": 5.0}
-    assert log.take(lambda tensor: tensor) == pytest.approx(means)
-    assert log.take(lambda tensor: tensor) == {}
+    assert log.take() == pytest.approx(means)
+    assert log.take() == {}
 
 
 def test_log_gives_means_over_processes():
@@ -48,4 +48,4 @@ def test_log_sums_half_precision_in_float32():
     log = LossLog()
     for _ in range(1000):
         log.note("full", PassLoss(torch.tensor(1.0, dtype=torch.bfloat16)))
-    assert log.take(lambda tensor: tensor) == {"loss_full": 1.0}
+    assert log.take() == {"loss_full": 1.0}
