@@ -35,6 +35,10 @@ def run(args: Namespace, console: Console) -> None:
         raise ConfigurationError(
             "--min-agreement compares with a second opinion; give --second-model or --second-budget too"
         )
+    if label_filter.compares_candidates and decode_options(args).n_best == 1:
+        raise ConfigurationError(
+            "--n-best 1 leaves one answer, and --min-margin and --max-entropy compare several; give --n-best 2 or more"
+        )
     with new_file(args.output) as file:
         records = load_records(args.data, limit=getattr(args, "limit", None))
         teacher = load_model(

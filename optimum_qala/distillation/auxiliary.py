@@ -122,8 +122,13 @@ def parse_loss_weights(field: str, weights: Mapping[str, float] | str | None) ->
         Weight by name.
 
     Raises:
-        ConfigurationError: If a name is unknown or given twice, or a weight is not a positive number.
+        ConfigurationError: If it is none of these, a name is unknown or given twice, or a weight is not a
+            positive number.
     """
+    if not isinstance(weights, Mapping | str | None):
+        raise ConfigurationError(
+            f"{field} {weights!r} has no weights; give a mapping, or text such as hidden_states=1,relations=0.5"
+        )
     pairs = list(weights.items()) if isinstance(weights, Mapping) else _split(field, weights or "")
     parsed: dict[str, float] = {}
     for name, weight in pairs:

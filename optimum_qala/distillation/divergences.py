@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from optimum_qala.errors import ConfigurationError
+from optimum_qala.quantization.stored_configuration import check_number
 
 
-# Stands for -inf at masked positions: exp of it is 0 in every precision, and its products with 0 are 0, not NaN.
+# Stands for -inf at masked positions, where the highest logit that counts is 0: exp of it is 0 in every precision, and
+# its products with 0 are 0, not NaN.
 _MASKED_LOGIT = -1e4
 
 # With 384 positions and float32, the loss errs by 0.1 % at 1e3, by 15 % at 1e4, and is -2e5 instead of 64 at 1e6,
@@ -25,7 +27,10 @@ TEMPERATURES = (1e-3, 1e3)
 
 
 def _log_probabilities(logits: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    return torch.log_softmax((logits.float() / temperature).masked_fill(mask == 0, _MASKED_LOGIT), dim=-1)
+    hidden, logits = mask == 0, logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # Low temperatures would put logits far below 0 also below the masked ones.
+    highest = logits.detach().masked_fill(hidden, torch.finfo(logits.dtype).min).amax(dim=-1, keepdim=True)
+    return torch.log_softmax(((logits - highest) / temperature).masked_fill(hidden, _MASKED_LOGIT), dim=-1)
 
 
 def forward_kl(teacher_log_probs: Tensor, student_log_probs: Tensor) -> Tensor:
@@ -85,6 +90,8 @@ def check_divergence(kind: str, temperature: float, skew: float) -> None:
     """
     if kind not in DIVERGENCES:
         raise ConfigurationError(f"divergence {kind!r} is not one of {sorted(DIVERGENCES)}")
+    check_number("temperature", temperature)
+    check_number("skew", skew)
     lowest, highest = TEMPERATURES
     if not lowest <= temperature <= highest:  # also catches nan
         raise ConfigurationError(

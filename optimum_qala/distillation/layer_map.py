@@ -33,17 +33,19 @@ def check_layer_map(layer_map: Sequence[int], num_student_layers: int, num_teach
         The same map.
 
     Raises:
-        ConfigurationError: If it has not one entry for each layer of the student, or names a layer that the teacher
-            does not have.
+        ConfigurationError: If it is no list, has not one entry for each layer of the student, or names a layer that
+            the teacher does not have.
     """
+    if isinstance(layer_map, str) or not isinstance(layer_map, Sequence):
+        raise ConfigurationError(f"teacher_layers {layer_map!r} is not a list of layers")
     if len(layer_map) != num_student_layers:
         raise ConfigurationError(
             f"teacher_layers {list(layer_map)} has {len(layer_map)} entries, but the student has "
             f"{num_student_layers} layers: name one layer of the teacher for each"
         )
-    if illegal := [layer for layer in layer_map if not 0 <= layer < num_teacher_layers]:
+    if illegal := [layer for layer in layer_map if layer not in range(num_teacher_layers) or type(layer) is not int]:
         raise ConfigurationError(
-            f"teacher_layers names layer {illegal[0]}, but the teacher has layers 0 to {num_teacher_layers - 1}"
+            f"teacher_layers names layer {illegal[0]!r}, but the teacher has layers 0 to {num_teacher_layers - 1}"
         )
     return tuple(layer_map)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from optimum_qala.errors import ConfigurationError
 
 from .masking import check_same_shape
+from .processes import rows_of_all_processes
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class ContrastOptions:
 
     Args:
         alpha: From 0, the bound of NWJ, whose variance is high, to 1, InfoNCE, which never exceeds log(tokens).
-        max_tokens: Tokens of a batch that are compared with each other, drawn at random where there are more.
+        max_tokens: Tokens of a batch, of all processes together, that are compared with each other, drawn at random
+            where there are more.
         seed: Decides the draw, with the number of tokens.
 
     Raises:
@@ -85,7 +87,9 @@ def _log_mixture(log_mean: Tensor, alpha: float) -> Tensor:
 def mutual_information_loss(teacher: Tensor, student: Tensor, mask: Tensor, options: ContrastOptions) -> Tensor:
     """-I_alpha of the tokens of a batch, for the critic f(x, y) = x y / sqrt(width) of projected states.
 
-    Tokens are told from those of all samples, so two halves of a batch do not average to the whole.
+    Tokens are told from those of all samples, also of those that other processes have, so that several processes give
+    the loss of one with all samples; the gradient is as `rows_of_all_processes` says. Two halves of a batch that
+    follow each other, as accumulated gradients have them, do not average to the whole.
 
     Args:
         teacher: States of the teacher, projected. *Shape:* `(batch_size, num_tokens, width)`
@@ -101,12 +105,15 @@ def mutual_information_loss(teacher: Tensor, student: Tensor, mask: Tensor, opti
     """
     check_same_shape("projected states", teacher, student)
     tokens = (mask != 0).flatten().nonzero().flatten()
-    if len(tokens) > options.max_tokens:
-        # Not for cryptography. The same on every device and in a resumed training.
-        chosen = random.Random(options.seed).sample(range(len(tokens)), options.max_tokens)  # noqa: S311
-        tokens = tokens[torch.tensor(sorted(chosen), device=tokens.device)]
     kind = torch.promote_types(student.dtype, torch.float32)
-    taught, learned = (states.flatten(0, 1)[tokens].to(kind) for states in (teacher, student))
+    pairs = rows_of_all_processes(
+        torch.cat([states.flatten(0, 1)[tokens].to(kind) for states in (teacher, student)], dim=-1)
+    )
+    if len(pairs) > options.max_tokens:
+        # Not for cryptography. The same on every device, in every process and in a resumed training.
+        chosen = random.Random(options.seed).sample(range(len(pairs)), options.max_tokens)  # noqa: S311
+        pairs = pairs[torch.tensor(sorted(chosen), device=pairs.device)]
+    taught, learned = pairs.chunk(2, dim=-1)
     with torch.autocast(student.device.type, enabled=False):  # it would multiply in half precision
         scores = taught @ learned.T / math.sqrt(student.shape[-1])
     return -interpolated_bound(scores, options.alpha)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import numbers
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, fields
@@ -18,6 +19,8 @@ from optimum_qala.errors import CheckpointError, ConfigurationError
 __all__ = [
     "check_choices",
     "check_count",
+    "check_number",
+    "check_numbers",
     "check_patterns",
     "check_unchanged",
     "freeze_lists",
@@ -104,6 +107,40 @@ def check_count(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(f"{name} {value!r} is not a positive integer")
+
+
+def check_numbers(configuration: Any, kind: type) -> None:
+    """Raise unless fields that are numbers hold numbers, and whole ones where they count.
+
+    Args:
+        configuration: A dataclass.
+        kind: Its class, or the one of its parents whose own fields are looked at.
+
+    Raises:
+        ConfigurationError: If one holds something else, as text.
+    """
+    for name, annotation in kind.__annotations__.items():
+        value = getattr(configuration, name)
+        if annotation == "float":
+            check_number(name, value)
+        elif annotation == "int" or (annotation == "int | None" and value is not None):
+            check_number(name, value, numbers.Integral)
+
+
+def check_number(name: str, value: Any, kind: type = numbers.Real) -> None:
+    """Raise unless a value is a number.
+
+    Args:
+        name: What the message calls it.
+        value: The value.
+        kind: `numbers.Integral` for a whole number.
+
+    Raises:
+        ConfigurationError: If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, kind):
+        whole = "whole " if kind is numbers.Integral else ""
+        raise ConfigurationError(f"{name} {value!r} is not a {whole}number")
 
 
 def check_patterns(configuration: Any, name: str) -> None:

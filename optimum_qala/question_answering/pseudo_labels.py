@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import zip_longest
 
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.question_answering.answers import Answer
@@ -30,8 +30,8 @@ class LabelFilter:
     """Which labels are good enough to train on.
 
     Args:
-        min_margin: Least `margin`; 0 keeps every answer.
-        max_entropy: Largest `entropy`; infinity keeps every answer.
+        min_margin: Least `margin`; 0 keeps every answer. It needs several answers to a question.
+        max_entropy: Largest `entropy`; infinity keeps every answer. It needs several answers to a question.
         min_agreement: Least `agreement`, where there is a second opinion; 0 keeps every answer.
 
     Raises:
@@ -48,6 +48,11 @@ class LabelFilter:
                 raise ConfigurationError(f"{name} {getattr(self, name)} is not a number of at least 0")
         if not 0.0 <= self.min_agreement <= 1.0:
             raise ConfigurationError(f"min_agreement {self.min_agreement} is not in [0, 1]")
+
+    @property
+    def compares_candidates(self) -> bool:
+        """Whether a threshold compares the answers to a question with each other."""
+        return self.min_margin > 0.0 or self.max_entropy < math.inf
 
     def reason_to_drop(self, answers: list[Answer], opinion: list[Answer] | None, allow_no_answer: bool) -> str | None:
         """Judge the answers to one question.
@@ -134,11 +139,47 @@ def pseudo_label(
 
     Yields:
         Every question, in the order of `answered`, with its label and whether it is good.
+
+    Raises:
+        ConfigurationError: If a threshold compares answers, but one question came with its best answer only although
+            there are others; or if the second opinion is not about the same questions in the same order.
     """
     label_filter = label_filter or LabelFilter()
-    opinions = repeat(None) if second_opinion is None else (answers for _, answers in second_opinion)
-    for (record, answers), opinion in zip(answered, opinions, strict=False):
+    for record, answers, opinion in _with_opinions(answered, second_opinion):
+        if label_filter.compares_candidates and _others_are_missing(record, answers):
+            raise ConfigurationError(
+                f"question {record.id!r} came with one answer, so min_margin {label_filter.min_margin:g} and "
+                f"max_entropy {label_filter.max_entropy:g} have nothing to compare it with; ask for several, as with "
+                "DecodeOptions(top_k=20)"
+            )
         best = answers[0]
         texts, starts = ((best.text,), (best.start,)) if best.text else ((), ())
         labelled = replace(record, answers=texts, answer_starts=starts, is_impossible=not best.text)
         yield PseudoLabel(labelled, label_filter.reason_to_drop(answers, opinion, allow_no_answer))
+
+
+def _with_opinions(
+    answered: Answered, second_opinion: Answered | None
+) -> Iterator[tuple[QARecord, list[Answer], list[Answer] | None]]:
+    if second_opinion is None:
+        yield from ((record, answers, None) for record, answers in answered)
+        return
+    for first, second in zip_longest(answered, second_opinion):
+        if first is None or second is None or first[0].id != second[0].id:
+            one, other = ("no question" if pair is None else f"question {pair[0].id!r}" for pair in (first, second))
+            raise ConfigurationError(
+                f"the second opinion has {other} where the answers have {one}; both must be about the same questions "
+                "in the same order"
+            )
+        yield *first, second[1]
+
+
+def _others_are_missing(record: QARecord, answers: list[Answer]) -> bool:
+    """Tell an answer that is the best of several from one without any other.
+
+    The latter has all of the probability, or none, and nothing of the context is left to answer with.
+    """
+    only = answers[0]
+    if len(answers) > 1:
+        return False
+    return 0.0 < only.score < 1.0 or only.text.strip() not in ("", record.context.strip())

@@ -15,7 +15,7 @@ from optimum_qala.distillation.mutual_information import ContrastOptions
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.quantization.configuration import DEFAULT_OUTLIER_FACTOR
 from optimum_qala.quantization.rounding import WEIGHT_BITS
-from optimum_qala.quantization.stored_configuration import check_unchanged
+from optimum_qala.quantization.stored_configuration import check_numbers, check_unchanged
 from optimum_qala.training.recipe import load_recipe, override, save_recipe
 
 
@@ -128,6 +128,8 @@ class QuaLATrainingArguments(TrainingArguments):
             raise ConfigurationError(
                 f"eval_budgets {self.eval_budgets!r} is one text; give a list, such as [{self.eval_budgets!r}]"
             )
+        check_numbers(self, QuaLATrainingArguments)
+        check_unchanged(self, ["label_smoothing_factor"], "on the loss of spans; leave it out")
         check_divergence(self.divergence, self.temperature, self.skew)
         if self.divergence != "skew":
             check_unchanged(self, ["skew"], "without divergence='skew'; leave it out, or choose that")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.quantization.stored_configuration import check_unchanged
+from optimum_qala.question_answering.predictor import position_capacity
 
 
 def check_one_gpu(args: TrainingArguments) -> None:
@@ -26,20 +29,124 @@ def check_one_gpu(args: TrainingArguments) -> None:
         )
 
 
-def check_same_vocabulary(teacher: Any, model: Any) -> None:
+def check_same_vocabulary(teacher: Any, model: Any, tokenizer: Any = None) -> None:
     """Refuse a teacher that reads other tokens.
+
+    Args:
+        teacher: The teacher, or None.
+        model: The student.
+        tokenizer: That of both, if it is known. What it gives must be embedded by both; either may have embeddings
+            beyond it, as where their number was rounded up.
+
+    Raises:
+        ConfigurationError: If a model does not embed all tokens or, without a tokenizer, the models embed different
+            numbers of them.
+    """
+    if teacher is None:
+        return
+    sizes = {"teacher": teacher.config.vocab_size, "model": model.config.vocab_size}
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        for role, size in sizes.items():
+            if size < len(tokenizer):
+                raise ConfigurationError(
+                    f"the {role} embeds {size} tokens, but the tokenizer has {len(tokenizer)}; both models must read "
+                    "its tokens"
+                )
+    elif sizes["teacher"] != sizes["model"]:
+        raise ConfigurationError(
+            f"the teacher has a vocabulary of {sizes['teacher']} tokens, the model one of {sizes['model']}; both must "
+            "read the same tokens. If only their embeddings were padded, pass processing_class=tokenizer"
+        )
+
+
+def check_own_parameters(teacher: Any, model: Any) -> None:
+    """Refuse a teacher that would be trained with its student, or rather freeze it.
 
     Args:
         teacher: The teacher, or None.
         model: The student.
 
     Raises:
-        ConfigurationError: If the sizes of their vocabularies differ.
+        ConfigurationError: If they are the same or share parameters.
     """
-    if teacher is not None and teacher.config.vocab_size != model.config.vocab_size:
+    own = {id(parameter) for parameter in model.parameters()}
+    for name, parameter in () if teacher is None else teacher.named_parameters():
+        if id(parameter) in own:
+            raise ConfigurationError(
+                f"the teacher shares parameters with the model, such as {name}, and a teacher does not learn; give "
+                "copy.deepcopy(model) as the teacher"
+            )
+
+
+def check_answers_questions(model: Any, role: str) -> None:
+    """Refuse a model without logits for the start and the end of an answer.
+
+    Args:
+        model: Any model; those that are none of transformers' are trusted.
+        role: What to call it in the message.
+
+    Raises:
+        ConfigurationError: If it takes no positions of answers.
+    """
+    if isinstance(model, PreTrainedModel) and "start_positions" not in signature(model.forward).parameters:
         raise ConfigurationError(
-            f"the teacher has a vocabulary of {teacher.config.vocab_size} tokens, the model one of "
-            f"{model.config.vocab_size}; both must read the same tokens"
+            f"the {role} is a {type(model).__name__}, which answers no questions; load it with "
+            "AutoModelForQuestionAnswering"
+        )
+
+
+def check_takes_budgets(model: Any) -> None:
+    """Refuse to train a model for budgets that it does not have.
+
+    Args:
+        model: Any model.
+
+    Raises:
+        ConfigurationError: If it is no QuaLA-MiniLM for question answering.
+    """
+    if not hasattr(getattr(model, "config", None), "resolve_budget"):
+        raise ConfigurationError(
+            f"the model is a {type(model).__name__}, which drops no tokens; load it with "
+            "QuaLAMiniLMForQuestionAnswering.from_pretrained"
+        )
+    check_answers_questions(model, "model")
+
+
+def longest_row(dataset: Any) -> int:
+    """Return how many tokens the longest row of a data set has; 0 if it does not say."""
+    return int(getattr(dataset, "longest", 0) or max(getattr(dataset, "lengths", ()), default=0))
+
+
+def check_positions(num_tokens: int, models: Mapping[str, Any]) -> None:
+    """Refuse rows that are longer than a model has positions.
+
+    Args:
+        num_tokens: Tokens of the longest row.
+        models: Models by what to call them in the message; those that are None are left out.
+
+    Raises:
+        ConfigurationError: If one has fewer.
+    """
+    for role, model in models.items():
+        capacity = None if model is None else position_capacity(model)
+        if capacity is not None and 0 < capacity < num_tokens:
+            raise ConfigurationError(
+                f"a row has {num_tokens} tokens, but the {role} takes at most {capacity}; choose a smaller max_length"
+            )
+
+
+def check_no_loss_function(settings: Mapping[str, Any]) -> None:
+    """Refuse a loss function of transformers' Trainer where the trainer has a loss of its own.
+
+    Args:
+        settings: Arguments of the Trainer.
+
+    Raises:
+        ConfigurationError: If there is one.
+    """
+    if settings.get("compute_loss_func") is not None:
+        raise ConfigurationError(
+            "compute_loss_func has no effect on this trainer, which has losses of its own; leave it out"
         )
 
 
@@ -74,4 +181,15 @@ def check_full_length(model: Any, role: str) -> None:
         )
 
 
-__all__ = ["check_full_length", "check_one_gpu", "check_same_vocabulary", "check_teacher_weight"]
+__all__ = [
+    "check_answers_questions",
+    "check_full_length",
+    "check_no_loss_function",
+    "check_one_gpu",
+    "check_own_parameters",
+    "check_positions",
+    "check_same_vocabulary",
+    "check_takes_budgets",
+    "check_teacher_weight",
+    "longest_row",
+]

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from optimum_qala.errors import ConfigurationError
+from optimum_qala.quantization.stored_configuration import check_numbers, check_unchanged
 
 
 # Method -> the auxiliary loss that it trains on.
@@ -62,6 +63,7 @@ class MiniLMDistillationArguments(TrainingArguments):
         super().__post_init__()
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # torch would warn that there is no memory to copy to
+        check_numbers(self, MiniLMDistillationArguments)
         if self.method not in METHODS:
             raise ConfigurationError(f"method {self.method!r} is not one of {sorted(METHODS)}")
         if self.relation_heads is not None and self.method != "minilmv2":
@@ -74,6 +76,12 @@ class MiniLMDistillationArguments(TrainingArguments):
             raise ConfigurationError(
                 "distillation records what the layers compute, which torch_compile=True hides; turn it off"
             )
+        if self.gradient_checkpointing and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ConfigurationError(
+                "distillation records what the layers compute, which has no gradients under reentrant checkpoints; "
+                "set gradient_checkpointing_kwargs={'use_reentrant': False}"
+            )
+        check_unchanged(self, ["label_smoothing_factor"], "without labels; leave it out")
 
 
 __all__ = ["METHODS", "MiniLMDistillationArguments"]

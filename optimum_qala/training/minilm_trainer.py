@@ -19,8 +19,15 @@ from optimum_qala.distillation.teacher import TeacherLayer, default_relation_hea
 from optimum_qala.distillation.teacher_cache import TeacherCache
 from optimum_qala.distillation.traces import TraceRequest, check_can_be_traced, check_only_layers, record_trace
 from optimum_qala.errors import ConfigurationError
-from optimum_qala.question_answering.predictor import position_capacity
-from optimum_qala.training.compatibility import check_full_length, check_one_gpu, check_same_vocabulary
+from optimum_qala.training.compatibility import (
+    check_full_length,
+    check_no_loss_function,
+    check_one_gpu,
+    check_own_parameters,
+    check_positions,
+    check_same_vocabulary,
+    longest_row,
+)
 from optimum_qala.training.grouping import LengthGroupingTrainer
 from optimum_qala.training.minilm_arguments import METHODS, MiniLMDistillationArguments
 
@@ -42,9 +49,9 @@ class MiniLMDistillationTrainer(LengthGroupingTrainer):
         kwargs: The other arguments of transformers' Trainer; `processing_class` takes the tokenizer, which pads.
 
     Raises:
-        ConfigurationError: If the models do not fit each other or the method, a row is longer than one of them takes,
-            `args.teacher_cache` is given without `TextBlocks` or has no room, or a run on several GPUs is not started
-            with torchrun.
+        ConfigurationError: If the models share parameters or do not fit each other or the method, a row is longer than
+            one of them takes, `args.teacher_cache` is given without `TextBlocks` or has no room, `compute_loss_func`
+            is given, or a run on several GPUs is not started with torchrun.
     """
 
     args: MiniLMDistillationArguments
@@ -59,7 +66,9 @@ class MiniLMDistillationTrainer(LengthGroupingTrainer):
         **kwargs: Any,
     ) -> None:
         check_one_gpu(args)
-        check_same_vocabulary(teacher, model)
+        check_no_loss_function(kwargs)
+        check_own_parameters(teacher, model)
+        check_same_vocabulary(teacher, model, kwargs.get("processing_class"))
         for checked, role in ((teacher, "teacher"), (model, "student")):
             check_can_be_traced(checked, role)
             check_only_layers(checked, role)
@@ -71,7 +80,7 @@ class MiniLMDistillationTrainer(LengthGroupingTrainer):
         )
         self.heads = _choose_heads(args, teacher.config, model.config)
         for dataset in (train_dataset, eval_dataset):
-            _check_lengths(dataset, teacher, model)
+            check_positions(longest_row(dataset), {"teacher": teacher, "student": model})
         super().__init__(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         # Of a model that was loaded, transformers would save LayerNorms under the names that TensorFlow gave them, and
         # a resumed training, which does not translate names, would silently lose them.
@@ -101,7 +110,7 @@ class MiniLMDistillationTrainer(LengthGroupingTrainer):
             self._signature_columns.append(BLOCK_INDEX)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train as the Trainer does.
+        """Train as the Trainer does, with the teacher in evaluation mode whatever happened to it since it was given.
 
         Args:
             args: Passed on.
@@ -110,6 +119,7 @@ class MiniLMDistillationTrainer(LengthGroupingTrainer):
         Returns:
             The output of the Trainer.
         """
+        self.teacher.eval()
         with self._without_untaught_parameters():
             return super().train(*args, **kwargs)
 
@@ -158,6 +168,7 @@ class MiniLMDistillationTrainer(LengthGroupingTrainer):
         """
         inputs = dict(inputs)
         rows, mask = inputs.pop(BLOCK_INDEX, None), inputs["attention_mask"]
+        check_positions(mask.shape[1], {"teacher": self.teacher, "student": self.model})
         parts = self.loss_spec.parts
         with record_trace(self.model, TraceRequest(frozenset({self._last_layer}), frozenset(parts)), mask) as trace:
             outputs = model(**inputs)
@@ -202,18 +213,6 @@ def _choose_heads(args: MiniLMDistillationArguments, teacher: Any, student: Any)
                 f"relation_heads {heads} does not divide the hidden size {width} of the {role}; it must divide both"
             )
     return HeadCounts(student.num_attention_heads, heads)
-
-
-def _check_lengths(dataset: Any, teacher: Any, student: Any) -> None:
-    if not isinstance(dataset, TextBlocks):
-        return
-    for role, model in (("teacher", teacher), ("student", student)):
-        capacity = position_capacity(model)
-        if capacity is not None and dataset.longest > capacity:
-            raise ConfigurationError(
-                f"a row has {dataset.longest} tokens, but the {role} takes at most {capacity}; give BlockOptions a "
-                "smaller max_length"
-            )
 
 
 __all__ = ["MiniLMDistillationTrainer"]

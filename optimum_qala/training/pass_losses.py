@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -43,10 +44,11 @@ class PassLoss:
 
 
 class LossLog:
-    """Remembers the losses of passes until they are logged."""
+    """Sums the losses of passes until they are logged."""
 
     def __init__(self) -> None:
-        self._losses: dict[str, list[Tensor]] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
 
     def note(self, name: str, pass_loss: PassLoss) -> None:
         """Remember the losses of a pass.
@@ -55,14 +57,31 @@ class LossLog:
             name: Kind of pass.
             pass_loss: Its losses.
         """
-        self._losses.setdefault(name, []).append(pass_loss.loss.detach())
-        for part, extra in pass_loss.extras.items():
-            self._losses.setdefault(f"{name}_{part}", []).append(extra.loss.detach())
+        parts = {f"{name}_{part}": extra.loss for part, extra in pass_loss.extras.items()}
+        for key, loss in ({name: pass_loss.loss} | parts).items():
+            value = loss.detach().float()
+            self._sums[key] = self._sums[key] + value if key in self._sums else value
+            self._counts[key] = self._counts.get(key, 0) + 1
 
-    def take(self) -> dict[str, float]:
-        """Return the mean of each loss since the last call, under `loss_<pass>` and `loss_<pass>_<part>`."""
-        means = {f"loss_{name}": round(torch.stack(losses).mean().item(), 4) for name, losses in self._losses.items()}
-        self._losses = {}
+    def take(self, total: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """Return the mean of each loss since the last call, over all processes.
+
+        Args:
+            total: Adds up a tensor over the processes, where there are several. All of them have noted the same
+                losses as often, since they draw the same sub-models.
+
+        Returns:
+            The means, under `loss_<pass>` and `loss_<pass>_<part>`.
+        """
+        if not self._sums:
+            return {}
+        sums = torch.stack(list(self._sums.values()))
+        counts = torch.tensor([float(count) for count in self._counts.values()], device=sums.device)
+        sums, counts = (total or torch.clone)(torch.stack([sums, counts]))
+        means = {
+            f"loss_{name}": round(mean, 4) for name, mean in zip(self._sums, (sums / counts).tolist(), strict=True)
+        }
+        self._sums, self._counts = {}, {}
         return means
 
 

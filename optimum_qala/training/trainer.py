@@ -29,7 +29,17 @@ from optimum_qala.question_answering.features import WindowOptions, tokenize_for
 from optimum_qala.question_answering.records import QARecord
 from optimum_qala.training.arguments import QuaLATrainingArguments
 from optimum_qala.training.auxiliary import AuxiliaryLosses
-from optimum_qala.training.compatibility import check_one_gpu, check_same_vocabulary, check_teacher_weight
+from optimum_qala.training.compatibility import (
+    check_answers_questions,
+    check_no_loss_function,
+    check_one_gpu,
+    check_own_parameters,
+    check_positions,
+    check_same_vocabulary,
+    check_takes_budgets,
+    check_teacher_weight,
+    longest_row,
+)
 from optimum_qala.training.evaluation import BudgetEvaluationTrainer
 from optimum_qala.training.grouping import LengthGroupingTrainer
 from optimum_qala.training.hub import HubTrainer
@@ -84,16 +94,18 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
             (`eval_<budget>_loss`); records by F1 and exact match too (`eval_f1`, `eval_<budget>_f1`).
         teacher: A question answering model with the same tokenizer, whose logits, and layers where
             `args.auxiliary_losses` says so, the full-length model learns from besides the labels. It stays outside the
-            trained model and is never saved with it.
+            trained model, is never saved with it and must not share parameters with it.
         window_options: How long contexts are cut where records are given.
         decode_options: How the answers to evaluation records are chosen. By default `DecodeOptions()`, with
             `allow_no_answer` where a record is impossible to answer, as in SQuAD v2.
         kwargs: The other arguments of transformers' Trainer. Records need the tokenizer as `processing_class`.
 
     Raises:
-        ConfigurationError: If records come without a tokenizer, a run on several GPUs is not started with torchrun,
-            sub-models are to stop early in a model that cannot, the teacher has another vocabulary, `teacher_weight`
-            was changed without one, or an auxiliary loss does not fit the models.
+        ConfigurationError: If the model is no QuaLA-MiniLM for question answering, records come without a tokenizer, a
+            run on several GPUs is not started with torchrun, sub-models are to stop early in a model that cannot, the
+            teacher shares parameters with the model, answers no questions, has another vocabulary or fewer positions
+            than a window has tokens, `teacher_weight` was changed without one, an auxiliary loss does not fit the
+            models, or `compute_loss_func` is given.
         UnknownBudgetError: If `args.eval_budgets` names a budget that the model does not carry.
     """
 
@@ -116,16 +128,22 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
         self.decode_options = decode_options or DecodeOptions(
             allow_no_answer=any(record.is_impossible for record in self.eval_records)
         )
+        check_takes_budgets(model)
         for budget in args.eval_budgets:
             model.config.resolve_budget(budget)
         self._check_early_exits(model.config, args)
         check_one_gpu(args)
-        check_same_vocabulary(teacher, model)
+        check_no_loss_function(kwargs)
+        check_answers_questions(teacher, "teacher")
+        check_own_parameters(teacher, model)
+        check_same_vocabulary(teacher, model, tokenizer)
         check_teacher_weight(teacher, args)
+        features = self._featurize(train_dataset, tokenizer)
+        check_positions(longest_row(features), {"teacher": teacher})
         super().__init__(
             model,
             args,
-            train_dataset=self._featurize(train_dataset, tokenizer),
+            train_dataset=features,
             eval_dataset=self._featurize(eval_dataset, tokenizer),
             **kwargs,
         )
@@ -212,6 +230,20 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
             sub_models.append(SubModel(name, replace(length_config, exit_layer=exit_layer), skip))
         return sub_models
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does, with the teacher in evaluation mode whatever happened to it since it was given.
+
+        Args:
+            args: Passed on.
+            kwargs: Passed on.
+
+        Returns:
+            The output of the Trainer.
+        """
+        if self.teacher is not None:
+            self.teacher.eval()
+        return super().train(*args, **kwargs)
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
@@ -278,7 +310,11 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
         logits = (output.start_logits, output.end_logits)
         pass_loss = PassLoss(output.loss)
         if self.teacher is not None:
-            features = {name: value for name, value in inputs.items() if name not in _LABELS}
+            check_positions(mask.shape[1], {"teacher": self.teacher})
+            left_out = set(_LABELS)
+            if getattr(self.teacher.config, "type_vocab_size", 2) < 2:
+                left_out.add("token_type_ids")  # it has no embedding for the second part, and knows the first only
+            features = {name: value for name, value in inputs.items() if name not in left_out}
             # The Trainer puts mixed precision around the forward of the model that it trains, and around no other.
             with (
                 torch.no_grad(),
@@ -366,7 +402,7 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
         )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, with the mean loss of each kind of pass beside the training loss.
+        """Log, with the mean loss of each kind of pass, over all processes, beside the training loss.
 
         Args:
             logs: The values.
@@ -374,7 +410,7 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
             kwargs: Passed on.
         """
         if "loss" in logs:
-            logs.update(self._loss_log.take())
+            logs.update(self._loss_log.take(self.accelerator.reduce))
         super().log(logs, *args, **kwargs)
 
 

@@ -58,6 +58,11 @@ def test_filter_drops_some_and_says_why(label, flags, reason):
     assert len(load_records(output, require_answers=True)) == outcome.json["num_kept"]
 
 
+def test_one_candidate_is_enough_where_none_is_compared(label):
+    outcome, _ = label("--n-best", 1, "--min-margin", 0, "--json")
+    assert outcome.json["num_kept"] == 12
+
+
 def test_labels_at_a_budget(label):
     (_, full), (_, accurate) = label(), label("--budget", "accurate", name="accurate.json")
     assert [one.answers for one in load_records(full)] != [one.answers for one in load_records(accurate)]
@@ -90,6 +95,8 @@ def test_no_answer_can_be_a_label(label):
         (("--max-entropy", 0), "no label of 12 passed the filter (entropy 12); loosen it"),
         (("--min-agreement", 0.5), "--min-agreement compares with a second opinion; give --second-model or"),
         (("--second-budget", "fastest"), "this model has no budget 'fastest'"),
+        (("--n-best", 1, "--min-margin", 50), "--n-best 1 leaves one answer, and --min-margin and --max-entropy"),
+        (("--n-best", 1, "--max-entropy", 0), "compare several; give --n-best 2 or more"),
         (("--min-margin", -1), "min_margin -1.0 is not a number of at least 0"),
     ],
 )

@@ -45,10 +45,19 @@ def test_forward_kl_equals_torch(logits: tuple[torch.Tensor, torch.Tensor]) -> N
     torch.testing.assert_close(logit_divergence(teacher, student, torch.ones(3, 7)), expected)
 
 
-def test_logit_divergence_of_literal_logits_is_a_literal_number() -> None:
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("forward", 0.75 * math.log(1.5) + 0.25 * math.log(0.5)),
+        ("reverse", 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)),
+        ("skew", 0.75 * math.log(0.75 / 0.55) + 0.25 * math.log(0.25 / 0.45)),  # the mixture is 0.55 and 0.45
+    ],
+)
+def test_logit_divergence_of_literal_logits_is_a_literal_number(kind: str, expected: float) -> None:
+    """The teacher says 3/4 and 1/4, the student 1/2 twice."""
     teacher, student = torch.tensor([[math.log(3.0), 0.0]]), torch.tensor([[0.0, 0.0]])
-    expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert logit_divergence(teacher, student, torch.ones(1, 2)).item() == pytest.approx(expected, abs=1e-6)
+    divergence = logit_divergence(teacher, student, torch.ones(1, 2), kind, skew=0.2)
+    assert divergence.item() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", sorted(DIVERGENCES))
@@ -67,7 +76,7 @@ def test_everything_masked_is_zero_and_finite(logits: tuple[torch.Tensor, torch.
     loss = logit_divergence(teacher, student, torch.zeros(3, 7), kind)
     loss.backward()
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
-    assert torch.isfinite(student.grad).all()
+    assert not student.grad.any()  # NaN would be true
 
 
 @pytest.mark.parametrize("kind", sorted(DIVERGENCES))
@@ -83,15 +92,31 @@ def test_underflowed_probabilities_keep_gradients_finite(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(DIVERGENCES))
 def test_gradient_equals_finite_differences(logits: tuple[torch.Tensor, torch.Tensor], kind: str) -> None:
-    teacher, student = logits[0][:1, :4], logits[1][:1, :4]
-    student = student.clone().requires_grad_()
-    mask = torch.tensor([[1.0, 1, 1, 0]])
-    logit_divergence(teacher, student, mask, kind).backward()
-    for position in range(4):
-        step = torch.zeros(1, 4)
-        step[0, position] = 1e-2
-        up, down = (logit_divergence(teacher, student.detach() + sign * step, mask, kind) for sign in (1, -1))
-        assert student.grad[0, position].item() == pytest.approx(((up - down) / 2e-2).item(), abs=2e-3)
+    teacher, student = (tensor[:2, :4].double() for tensor in logits)
+    mask = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]])
+    assert torch.autograd.gradcheck(
+        lambda values: logit_divergence(teacher, values, mask, kind, temperature=1.5), student.requires_grad_()
+    )
+
+
+@pytest.mark.parametrize("kind", sorted(DIVERGENCES))
+@pytest.mark.parametrize("shift", [-50.0, 50.0])
+def test_what_is_added_to_all_logits_changes_nothing(
+    logits: tuple[torch.Tensor, torch.Tensor], kind: str, shift: float
+) -> None:
+    """At a low temperature, logits below 0 would be lower than what stands for masked ones, and the loss 0."""
+    teacher, student = (tensor.double() for tensor in logits)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0]]).expand(3, 7)
+    expected = logit_divergence(teacher, student, mask, kind, temperature=1e-3)
+    shifted = logit_divergence(teacher + shift, student + shift, mask, kind, temperature=1e-3)
+    torch.testing.assert_close(shifted, expected)
+    assert expected.item() > 1e-7
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("float16", "float32"), ("float32", "float32"), ("float64",) * 2])
+def test_precision_is_at_least_float32(logits: tuple[torch.Tensor, torch.Tensor], dtype: str, expected: str) -> None:
+    teacher, student = (tensor.to(getattr(torch, dtype)) for tensor in logits)
+    assert logit_divergence(teacher, student, torch.ones(3, 7)).dtype == getattr(torch, expected)
 
 
 def test_the_kinds_differ(logits: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -121,6 +146,8 @@ def test_span_divergence_weighs_start_and_end_alike(logits: tuple[torch.Tensor, 
         ({"temperature": 1e-40}, "temperature 1e-40 is not from 0.001 to 1000.0; beyond, losses"),
         ({"temperature": 1e20}, r"temperature 1e\+20 is not from 0.001 to 1000.0; beyond, losses"),
         ({"temperature": float("nan")}, "temperature nan is not from 0.001 to 1000.0; beyond, losses"),
+        ({"temperature": "2"}, "temperature '2' is not a number"),
+        ({"skew": None}, "skew None is not a number"),
         ({"skew": 1.0}, "skew 1.0 is not between 0 and 1"),
     ],
 )

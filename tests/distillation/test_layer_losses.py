@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from optimum_qala.distillation.attention import attention_map_kl, attention_score_mse, attention_scores
+from optimum_qala.distillation.auxiliary import AUXILIARY_LOSSES, HeadCounts, LossOptions
 from optimum_qala.distillation.relations import mean_relation_kl, relation_kl
 from optimum_qala.distillation.states import state_mse
+from optimum_qala.distillation.traces import LayerTrace, Places
 from optimum_qala.errors import ConfigurationError
 
 
 WIDTH, HEADS = 4, 2
+MINILM_PARTS = (slice(2 * WIDTH), slice(2 * WIDTH, None))  # queries with keys, values
 Rows = list[list[float]]
 
 
@@ -74,6 +77,20 @@ def plain_mean_relation_kl(teacher: Rows, student: Rows) -> float:
     return sum(plain_relation_kl(*part) for part in parts) / 3
 
 
+def plain_minilm(teacher: Rows, student: Rows) -> float:
+    scored, values = ([[row[part] for row in rows] for rows in (teacher, student)] for part in MINILM_PARTS)
+    return plain_map_kl(*scored) + plain_relation_kl(*values)
+
+
+def registered_minilm(teacher: Tensor, student: Tensor, mask: Tensor) -> Tensor:
+    """With one relation head: it splits values into attention heads."""
+    traces = []
+    for states in (teacher, student):
+        parts = dict(zip(("queries", "keys", "values"), states.chunk(3, dim=-1), strict=True))
+        traces.append(LayerTrace(parts, Places(mask), Places(mask)))
+    return AUXILIARY_LOSSES["minilm"].compute(*traces, LossOptions(HeadCounts(HEADS, 1)))
+
+
 def on_scores(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     def compute(teacher: Tensor, student: Tensor, mask: Tensor) -> Tensor:
         scores = (attention_scores(*states.chunk(2, dim=-1), mask, mask, HEADS) for states in (teacher, student))
@@ -103,6 +120,7 @@ CASES = {
         plain_mean_relation_kl,
         3 * WIDTH,
     ),
+    "minilm": Case(registered_minilm, plain_minilm, 3 * WIDTH),
 }
 LENGTHS = (5, 3)
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
@@ -160,7 +178,14 @@ def test_row_without_tokens_adds_nothing_and_gets_no_gradient(case: Case) -> Non
     loss.backward()
     torch.testing.assert_close(loss, case.loss(teacher[:1], student[:1], mask[:1]) / 2)
     assert not student.grad[1].any()
-    assert case.loss(teacher, student, torch.zeros_like(mask)).item() == 0.0
+
+
+def test_nothing_but_padding_gives_neither_loss_nor_gradient(case: Case) -> None:
+    teacher, student = draw(case)
+    loss = case.loss(teacher, student.requires_grad_(), torch.zeros_like(MASK))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert torch.equal(student.grad, torch.zeros_like(student))  # NaN is not equal
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -80,6 +80,45 @@ def test_labels_that_a_second_opinion_denies_are_dropped() -> None:
     assert reason(answers(0.9), answers(0.9, best="anna"), min_agreement=0.0) is None
 
 
+def label_one(context: str, only: Answer, **options: bool) -> str | None:
+    question = QARecord("q7", "where ?", context)
+    (label,) = pseudo_label([(question, [only])], LabelFilter(min_margin=50.0), **options)
+    return label.reason
+
+
+@pytest.mark.parametrize("score", [0.9, 1.0])
+@pytest.mark.parametrize("threshold", [{"min_margin": 50.0}, {"max_entropy": 0.0}], ids=["margin", "entropy"])
+def test_threshold_is_not_passed_for_want_of_other_answers(score: float, threshold: dict[str, float]) -> None:
+    """Alone, the best answer has an infinite margin and no entropy: every label would be kept."""
+    message = (
+        r"question 'q' came with one answer, so min_margin (50|0) and max_entropy (inf|0) have nothing to compare"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        reason(answers(score), **threshold)
+    with pytest.raises(ConfigurationError, match="ask for several"):  # the best of two, "no answer" the other
+        label_one(CONTEXT, Answer("", 0.9, 0, 0), allow_no_answer=True)
+
+
+def test_question_with_one_possible_answer_passes() -> None:
+    assert label_one(" paris ", Answer("paris", 1.0, 1, 6)) is None
+    assert label_one("", Answer("", 0.0, 0, 0)) == "no_span"
+    assert label_one("", Answer("", 1.0, 0, 0), allow_no_answer=True) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("ab", "a", "the second opinion has no question where the answers have question 'b'; both must"),
+        ("a", "ab", "the second opinion has question 'b' where the answers have no question; both must"),
+        ("ab", "ba", "the second opinion has question 'b' where the answers have question 'a'; both must"),
+    ],
+)
+def test_second_opinion_on_other_questions_is_refused(first: str, second: str, message: str) -> None:
+    pairs = ([(record(name), answers(0.9, 0.1)) for name in names] for names in (first, second))
+    with pytest.raises(ConfigurationError, match=message):
+        list(pseudo_label(next(pairs), None, next(pairs)))
+
+
 def test_empty_answer_is_a_label_only_where_it_may_be() -> None:
     nothing = [Answer("", 1.0, 0, 0)]
     (label,) = pseudo_label([(record(), nothing)])

@@ -21,6 +21,15 @@ from optimum_qala.errors import ConfigurationError
         ({"early_exit_prob": 1.5}, r"early_exit_prob 1.5 is not in \[0, 1\]"),
         ({"min_exit_layer": 0}, "min_exit_layer 0 is less than 1"),
         ({"relation_heads": 0}, "relation_heads 0 is less than 1"),
+        ({"relation_heads": "8"}, "relation_heads '8' is not a whole number"),
+        ({"num_random_sub_models": 1.0}, "num_random_sub_models 1.0 is not a whole number"),
+        ({"temperature": None}, "temperature None is not a number"),
+        ({"teacher_weight": "0.7"}, "teacher_weight '0.7' is not a number"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor 0.1 has no effect on the loss of spans; leave it"),
+        (
+            {"auxiliary_losses": ["hidden_states"]},
+            r"auxiliary_losses \['hidden_states'\] has no weights; give a mapping, or text such as hidden_states=1",
+        ),
         ({"auxiliary_losses": "hidden=1"}, "auxiliary_losses names 'hidden', which is none of"),
         (
             {"sub_model_auxiliary_losses": {"minilm": -1.0}},

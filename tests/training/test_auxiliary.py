@@ -507,10 +507,8 @@ HIDDEN = {"auxiliary_losses": "hidden_states=1"}
             {"auxiliary_losses": "relations=1", "relation_heads": 32, "teacher": wide_teacher},
             "relation_heads 32 does not divide the hidden size 48 of the teacher",
         ),
-        (
-            {"teacher": lambda: make_teacher(vocab_size=300)},
-            "the teacher has a vocabulary of 300 tokens, the model one of 200",
-        ),
+        (HIDDEN | {"teacher_layers": [0.0, 1, 2, 3]}, "names layer 0.0, but the teacher has layers 0 to 7"),
+        (HIDDEN | {"teacher_layers": "0,1,2,3"}, "teacher_layers '0,1,2,3' is not a list of layers"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import DistilBertConfig, DistilBertModel, ElectraConfig, ElectraModel
 
-from optimum_qala import QuaLAMiniLMModel
+from optimum_qala import MiniLMDistillationArguments, MiniLMDistillationTrainer, QuaLAMiniLMModel
 from optimum_qala.distillation.relations import relation_kl
 from optimum_qala.distillation.student import StudentOptions, make_student
 from optimum_qala.errors import ConfigurationError
@@ -276,6 +276,13 @@ def test_quala_minilm_can_teach_and_learn(tmp_path: Path, tiny_tokenizer: Any) -
         ({"method": "tinybert"}, r"method 'tinybert' is not one of \['minilm', 'minilmv2'\]"),
         ({"teacher_layer": 4}, "teacher_layer 4 is none of the teacher's layers 0 to 3"),
         ({"teacher_layer": -1}, "teacher_layer -1 is none of the teacher's layers 0 to 3"),
+        ({"teacher_layer": 1.0}, "teacher_layer 1.0 is not a whole number"),
+        ({"relation_heads": "8"}, "relation_heads '8' is not a whole number"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor 0.1 has no effect without labels; leave it out"),
+        (
+            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+            "has no gradients under reentrant checkpoints; set gradient_checkpointing_kwargs={'use_reentrant': False}",
+        ),
         ({"torch_compile": True}, "which torch_compile=True hides"),
         ({"teacher_cache": "cache", "blocks": [{"input_ids": [2, 3]}]}, "train_dataset must be TextBlocks, not list"),
     ],
@@ -288,8 +295,15 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_models_that_do_not_fit_are_refused(tmp_path: Path, tiny_tokenizer: Any) -> None:
-    with pytest.raises(ConfigurationError, match="the teacher has a vocabulary of 200 tokens, the model one of 201"):
-        make_distiller(tmp_path, tiny_tokenizer, student=make_bert(vocab_size=201))
+    size = len(tiny_tokenizer)
+    with pytest.raises(ConfigurationError, match=f"the model embeds 20 tokens, but the tokenizer has {size}; both"):
+        make_distiller(tmp_path, tiny_tokenizer, student=make_bert(vocab_size=20))
+    teacher = make_bert()
+    student = make_student(teacher, STUDENT)
+    student.embeddings.LayerNorm = teacher.embeddings.LayerNorm
+    message = "the teacher shares parameters with the model, such as embeddings.LayerNorm.weight, and a teacher does"
+    with pytest.raises(ConfigurationError, match=message):
+        make_distiller(tmp_path, tiny_tokenizer, teacher=teacher, student=student)
     foreign = DistilBertModel(DistilBertConfig(vocab_size=200, dim=24, n_layers=1, n_heads=2, hidden_dim=8))
     with pytest.raises(ConfigurationError, match="the student is a DistilBertModel, whose layers are not built as"):
         make_distiller(tmp_path, tiny_tokenizer, student=foreign)
@@ -307,6 +321,31 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path, tiny_tokenizer: Any)
     short = make_student(make_bert(), STUDENT, max_position_embeddings=10)
     with pytest.raises(ConfigurationError, match="a row has 14 tokens, but the student takes at most 10"):
         make_distiller(tmp_path, tiny_tokenizer, student=short)
+
+
+def test_rows_of_unknown_length_are_refused_when_they_come(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    rows = [{"input_ids": [2, 5, 6, 7, 3], "attention_mask": [1] * 5}] * 4
+    with pytest.raises(ConfigurationError, match="a row has 5 tokens, but the teacher takes at most 4; choose a"):
+        make_distiller(tmp_path, tiny_tokenizer, teacher=make_bert(max_position_embeddings=4), blocks=rows).train()
+
+
+def test_loss_function_of_the_trainer_is_refused(tmp_path: Path) -> None:
+    teacher, args = make_bert(), MiniLMDistillationArguments(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(ConfigurationError, match="compute_loss_func has no effect on this trainer, which has losses"):
+        MiniLMDistillationTrainer(make_student(teacher, STUDENT), args, teacher, compute_loss_func=len)
+
+
+def test_padded_embeddings_and_a_teacher_in_training_mode_change_nothing(
+    tmp_path: Path, tiny_tokenizer: Any, baseline: dict[str, torch.Tensor]
+) -> None:
+    """Eight rows that no token reads; dropout, which evaluation mode turns off."""
+    teacher, plain = make_bert(), make_bert(hidden_dropout_prob=0.5)
+    plain.load_state_dict(teacher.state_dict())
+    plain.resize_token_embeddings(208)
+    trainer = make_distiller(tmp_path, tiny_tokenizer, teacher=plain, student=make_student(teacher, STUDENT))
+    trainer.teacher.train()
+    trainer.train()
+    assert_equal(weights_of(trainer), baseline)
 
 
 def test_several_gpus_in_one_process_are_refused(

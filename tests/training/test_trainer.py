@@ -258,18 +258,15 @@ def test_skew_changes_the_training(
     assert not torch.equal(models[0].qa_outputs.weight, models[1].qa_outputs.weight)
 
 
+def small_bert(**settings: Any) -> BertForQuestionAnswering:
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    return BertForQuestionAnswering(BertConfig(**({"vocab_size": 200, "initializer_range": 0.5} | sizes | settings)))
+
+
 @pytest.fixture
 def teacher() -> BertForQuestionAnswering:
-    torch.manual_seed(1)
-    config = BertConfig(
-        vocab_size=200,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        initializer_range=0.5,
-    )
-    return BertForQuestionAnswering(config)
+    return small_bert()
 
 
 def test_teacher_steers_the_full_model_and_is_not_saved(
@@ -294,6 +291,88 @@ def test_weight_of_a_teacher_that_is_not_there_is_refused(tmp_path: Path, tiny_m
     message = "teacher_weight 0.9 has no effect without a teacher; leave it out, or give one"
     with pytest.raises(ConfigurationError, match=message):
         QuaLATrainer(tiny_model, QuaLATrainingArguments(output_dir=str(tmp_path), use_cpu=True, teacher_weight=0.9))
+
+
+def share_embeddings(model: Any, teacher: Any) -> Any:
+    teacher.bert.embeddings.word_embeddings = model.quala.embeddings.word_embeddings
+    return teacher
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda model, _: model, "the teacher shares parameters with the model, such as quala.embeddings"),
+        (share_embeddings, "such as bert.embeddings.word_embeddings.weight, and a teacher does not learn; give copy"),
+        (lambda _, teacher: teacher.bert, "the teacher is a BertModel, which answers no questions; load it with"),
+        (
+            lambda *_: small_bert(vocab_size=20),
+            r"the teacher embeds 20 tokens, but the tokenizer has \d+; both models",
+        ),
+        (
+            lambda *_: small_bert(max_position_embeddings=24),
+            r"a row has \d+ tokens, but the teacher takes at most 24;",
+        ),
+    ],
+    ids=["same", "shared", "headless", "vocabulary", "positions"],
+)
+def test_teacher_that_cannot_teach_is_refused(
+    tmp_path: Path,
+    tiny_model: Any,
+    tiny_tokenizer: Any,
+    records: list[QARecord],
+    teacher: Any,
+    make: Any,
+    message: str,
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make_trainer(tmp_path, tiny_model, tiny_tokenizer, records, teacher=make(tiny_model, copy.deepcopy(teacher)))
+
+
+def test_models_for_something_else_are_refused(tmp_path: Path, tiny_model: Any, teacher: Any) -> None:
+    args = QuaLATrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(
+        ConfigurationError, match="the model is a BertForQuestionAnswering, which drops no tokens; load"
+    ):
+        QuaLATrainer(teacher, args)
+    with pytest.raises(ConfigurationError, match="the model is a QuaLAMiniLMModel, which answers no questions"):
+        QuaLATrainer(tiny_model.quala, args)
+    with pytest.raises(ConfigurationError, match="compute_loss_func has no effect on this trainer, which has losses"):
+        QuaLATrainer(tiny_model, args, compute_loss_func=len)
+    message = "the teacher has a vocabulary of 208 tokens, the model one of 200; .*, pass processing_class=tokenizer"
+    with pytest.raises(ConfigurationError, match=message):
+        QuaLATrainer(tiny_model, args, teacher=small_bert(vocab_size=208))
+
+
+def test_features_that_are_too_long_for_the_teacher_are_refused_when_they_come(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    features = list(tokenize_for_training(records, tiny_tokenizer, WINDOWS))
+    trainer = make_trainer(
+        tmp_path, tiny_model, tiny_tokenizer, features, teacher=small_bert(max_position_embeddings=24)
+    )
+    with pytest.raises(ConfigurationError, match=r"a row has \d+ tokens, but the teacher takes at most 24; choose a"):
+        trainer.train()
+
+
+def test_form_of_the_teacher_does_not_change_the_training(
+    tmp_path: Path, tiny_model: Any, tiny_tokenizer: Any, records: list[QARecord]
+) -> None:
+    """Embeddings that no token reads, no second type of tokens, and a teacher that was put into training mode."""
+    plain = small_bert()
+    other = small_bert(type_vocab_size=1, hidden_dropout_prob=0.5)
+    state, name = plain.state_dict(), "bert.embeddings.token_type_embeddings.weight"
+    state[name][1] = state[name][0]
+    other.load_state_dict(state | {name: state[name][:1]})
+    other.resize_token_embeddings(208)
+    losses = []
+    for teacher in (plain, other):
+        model = copy.deepcopy(tiny_model)
+        trainer = make_trainer(tmp_path, model, tiny_tokenizer, records, max_steps=2, teacher=teacher)
+        teacher.train()
+        trainer.train()
+        losses.append([entry.get("loss_full") for entry in trainer.state.log_history])
+    assert losses[0] == losses[1]
+    assert losses[0][0] > 0.0
 
 
 def test_bf16_trains_with_finite_losses(

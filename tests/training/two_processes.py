@@ -1,8 +1,8 @@
 """Trains a tiny model for a few steps, in as many processes as torchrun starts, and saves its weights.
 
 Usage: two_processes.py MODEL DATA OUTPUT ROWS [auxiliary|rounded], where ROWS is the batch of one process,
-"auxiliary" adds a teacher of another width and every auxiliary loss that compares samples one by one, and takes two
-batches a step; "rounded" trains quantization-aware.
+"auxiliary" adds a teacher of another width and every auxiliary loss, and takes two batches a step; "rounded" trains
+quantization-aware. The log is saved beside the weights.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ def main(model_path: str, data: str, output: str, rows: str, kind: str = "") -> 
     """Train and save."""
     model = QuaLAMiniLMForQuestionAnswering.from_pretrained(model_path)
     auxiliary = kind == "auxiliary"
-    names = [name for name in AUXILIARY_LOSSES if name != "mutual_information"]  # which needs the whole batch
-    weights = dict.fromkeys(names, 0.01) if auxiliary else {}
+    weights = dict.fromkeys(AUXILIARY_LOSSES, 0.01) if auxiliary else {}
     arguments = QuaLATrainingArguments(
         output_dir=str(Path(output) / "run"),
         use_cpu=True,
@@ -48,7 +47,9 @@ def main(model_path: str, data: str, output: str, rows: str, kind: str = "") -> 
         num_random_sub_models=2,
         auxiliary_losses=weights,
         sub_model_auxiliary_losses={name: weight for name, weight in weights.items() if name != "embeddings"},
+        mutual_information_tokens=60 if auxiliary else 512,  # fewer than a batch of both processes has
         quantization_aware=kind == "rounded",
+        logging_steps=1,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -72,6 +73,7 @@ def main(model_path: str, data: str, output: str, rows: str, kind: str = "") -> 
         if trainer.fake_quantization is not None:
             state["ranges"] = trainer.fake_quantization.ranges
         torch.save(state, Path(output) / "weights.pt")
+        (Path(output) / "log.json").write_text(json.dumps(trainer.state.log_history))
 
 
 if __name__ == "__main__":
