@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from inspect import signature
 from typing import Any
@@ -11,6 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.quantization.stored_configuration import check_unchanged
 from optimum_qala.question_answering.predictor import position_capacity
+from optimum_qala.training.arguments import QuaLATrainingArguments
+from optimum_qala.training.sampling import sample_exit_layer
 
 
 def check_one_gpu(args: TrainingArguments) -> None:
@@ -27,6 +30,32 @@ def check_one_gpu(args: TrainingArguments) -> None:
             f"this process sees {args.n_gpu} GPUs: set CUDA_VISIBLE_DEVICES to one of them, or start one process for "
             "each: torchrun with examples/question_answering/run_qa.py or a script of your own, not optimum-cli"
         )
+
+
+def check_early_exits(config: Any, args: QuaLATrainingArguments) -> None:
+    """Refuse sub-models that stop early where they cannot.
+
+    Args:
+        config: The model's configuration.
+        args: The arguments.
+
+    Raises:
+        ConfigurationError: If the model has no span heads, no sub-model is random, or `min_exit_layer` leaves no layer.
+    """
+    if args.early_exit_prob == 0.0:
+        return
+    if not config.has_span_heads:
+        raise ConfigurationError(
+            f"early_exit_prob is {args.early_exit_prob:g}, but the model has no span heads to stop at; load it "
+            "with token_scoring='answer' or span_heads=True"
+        )
+    if args.num_random_sub_models == 0:
+        raise ConfigurationError(
+            f"early_exit_prob is {args.early_exit_prob:g}, but only random sub-models stop early, and "
+            "num_random_sub_models is 0"
+        )
+    rng = random.Random(0)  # noqa: S311  # drawn for the checks
+    sample_exit_layer(rng, config.num_hidden_layers, args.early_exit_prob, args.min_exit_layer)
 
 
 def check_same_vocabulary(teacher: Any, model: Any, tokenizer: Any = None) -> None:
@@ -183,6 +212,7 @@ def check_full_length(model: Any, role: str) -> None:
 
 __all__ = [
     "check_answers_questions",
+    "check_early_exits",
     "check_full_length",
     "check_no_loss_function",
     "check_one_gpu",

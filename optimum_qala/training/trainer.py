@@ -31,6 +31,7 @@ from optimum_qala.training.arguments import QuaLATrainingArguments
 from optimum_qala.training.auxiliary import AuxiliaryLosses
 from optimum_qala.training.compatibility import (
     check_answers_questions,
+    check_early_exits,
     check_no_loss_function,
     check_one_gpu,
     check_own_parameters,
@@ -131,7 +132,7 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
         check_takes_budgets(model)
         for budget in args.eval_budgets:
             model.config.resolve_budget(budget)
-        self._check_early_exits(model.config, args)
+        check_early_exits(model.config, args)
         check_one_gpu(args)
         check_no_loss_function(kwargs)
         check_answers_questions(teacher, "teacher")
@@ -160,23 +161,6 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
                 "below full length. Set num_random_sub_models or smallest_sub_model, and drop_ratio_bound > 0."
             )
 
-    @staticmethod
-    def _check_early_exits(config: Any, args: QuaLATrainingArguments) -> None:
-        if args.early_exit_prob == 0.0:
-            return
-        if not config.has_span_heads:
-            raise ConfigurationError(
-                f"early_exit_prob is {args.early_exit_prob:g}, but the model has no span heads to stop at; load it "
-                "with token_scoring='answer' or span_heads=True"
-            )
-        if args.num_random_sub_models == 0:
-            raise ConfigurationError(
-                f"early_exit_prob is {args.early_exit_prob:g}, but only random sub-models stop early, and "
-                "num_random_sub_models is 0"
-            )
-        rng = random.Random(0)  # noqa: S311  # drawn for the checks
-        sample_exit_layer(rng, config.num_hidden_layers, args.early_exit_prob, args.min_exit_layer)
-
     def _featurize(self, dataset: Any, tokenizer: Any) -> Any:
         if not _holds_records(dataset):
             return dataset
@@ -187,7 +171,8 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as transformers' Trainer does; of the model's budgets only what they run stays.
 
-        Their ratios stay legal, but what was measured with them was measured on the model before this training.
+        Their ratios stay legal, but what was measured with them was measured on the model before this training. The
+        teacher is in evaluation mode, whatever happened to it since it was given.
 
         Args:
             args: Passed on.
@@ -201,6 +186,8 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
             name: {field: budget[field] for field in WHAT_RUNS if field in budget}
             for name, budget in (config.budgets or {}).items()
         }
+        if self.teacher is not None:
+            self.teacher.eval()
         return super().train(*args, **kwargs)
 
     def draw_sub_models(self, global_step: int, micro_step: int) -> list[SubModel]:
@@ -229,20 +216,6 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
             length_config = smallest_length_config(*shape) if name == "smallest" else sample_length_config(rng, *shape)
             sub_models.append(SubModel(name, replace(length_config, exit_layer=exit_layer), skip))
         return sub_models
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train as the Trainer does, with the teacher in evaluation mode whatever happened to it since it was given.
-
-        Args:
-            args: Passed on.
-            kwargs: Passed on.
-
-        Returns:
-            The output of the Trainer.
-        """
-        if self.teacher is not None:
-            self.teacher.eval()
-        return super().train(*args, **kwargs)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
