@@ -40,7 +40,7 @@ def check_early_exits(config: Any, args: QuaLATrainingArguments) -> None:
         args: The arguments.
 
     Raises:
-        ConfigurationError: If the model has no span heads, no sub-model is random, or `min_exit_layer` leaves no layer.
+        ConfigurationError: If the model has no span heads, no sub-model is random, or `min_exit_layer` leaves none.
     """
     if args.early_exit_prob == 0.0:
         return
