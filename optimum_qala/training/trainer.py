@@ -196,6 +196,8 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
         Returns:
             Steps, loss and other metrics.
         """
+        if self.teacher is not None:
+            self.teacher.eval()  # it may have been put into training mode since it was given
         config = self.model.config
         config.budgets = {
             name: {field: budget[field] for field in WHAT_RUNS if field in budget}
@@ -229,20 +231,6 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
             length_config = smallest_length_config(*shape) if name == "smallest" else sample_length_config(rng, *shape)
             sub_models.append(SubModel(name, replace(length_config, exit_layer=exit_layer), skip))
         return sub_models
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train as the Trainer does, with the teacher in evaluation mode whatever happened to it since it was given.
-
-        Args:
-            args: Passed on.
-            kwargs: Passed on.
-
-        Returns:
-            The output of the Trainer.
-        """
-        if self.teacher is not None:
-            self.teacher.eval()
-        return super().train(*args, **kwargs)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
