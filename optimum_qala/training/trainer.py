@@ -181,6 +181,8 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
         Returns:
             Steps, loss and other metrics.
         """
+        if self.teacher is not None:
+            self.teacher.eval()  # it may have been put into training mode since it was given
         config = self.model.config
         config.budgets = {
             name: {field: budget[field] for field in WHAT_RUNS if field in budget}
