@@ -188,8 +188,6 @@ class QuaLATrainer(HubTrainer, LengthGroupingTrainer, QuantizationAwareTrainer, 
             name: {field: budget[field] for field in WHAT_RUNS if field in budget}
             for name, budget in (config.budgets or {}).items()
         }
-        if self.teacher is not None:
-            self.teacher.eval()
         return super().train(*args, **kwargs)
 
     def draw_sub_models(self, global_step: int, micro_step: int) -> list[SubModel]:
