@@ -1,13 +1,11 @@
 #!/usr/bin/env bash
-# Reproduces two studies of quantization-aware training: int8 of a trained model with and without it, and ternary weights by the
-# losses beside the logits (Kim et al., arXiv 2211.11014).
+# Reproduces int8 of a trained model with and without quantization-aware training.
 # Usage: docs/results/quantization/run_qat.sh PLAIN DATA WORK [SEED] [STEPS]
 # PLAIN is a length-adaptive model with the token score "answer", such as the one that ../latency/run_from_plain.sh trains, before it
-# was quantized; it is the teacher, too. DATA as in ../latency/run.sh. STEPS (default 400) are those of each ternary training; int8
-# takes half as many. Results go to raw.
+# was quantized; it is the teacher, too. DATA as in ../latency/run.sh. Results go to raw.
 set -euo pipefail
 
-plain=$1 data=$2 work=$3 seed=${4:-42} steps=${5:-400}
+plain=$1 data=$2 work=$3 seed=${4:-42} steps=${5:-200}
 here=$(cd "$(dirname "$0")" && pwd)
 raw=$here/raw test=$data/test_squad_v1.1_dev.json
 mkdir -p "$raw" "$work"
@@ -38,20 +36,8 @@ score() {
 optimum-cli qala evaluate --model "$plain" --backend torch --data "$test" --budget full --budget 1,1,1,0.5,0.5,0.5 \
     --budget 1,1,1,0.7,0.3,0.3 --json > "$raw/float-dev.json"
 
-# (a) int8: rounded after training, and trained
+# Rounded after training, and trained
 score int8-static "$plain" static
-train "int8-$seed" $((steps / 2)) 2e-5 --auxiliary_losses attention_maps=0.5,attention_outputs=0.5
+train "int8-$seed" "$steps" 2e-5 --auxiliary_losses attention_maps=0.5,attention_outputs=0.5
 score "int8-$seed" "$work/int8-$seed" qat
-
-# (b) ternary weights: rounded after training (one step that moves nothing), and trained with four losses
-declare -A losses=([maps]=attention_maps=1 [outputs]=attention_outputs=1
-    [unified]=attention_maps=0.5,attention_outputs=0.5)
-train "ternary-$seed-untrained" 1 0 --weight_bits 2
-train "ternary-$seed-logits" "$steps" 1e-4 --weight_bits 2
-for name in maps outputs unified; do
-    train "ternary-$seed-$name" "$steps" 1e-4 --weight_bits 2 --auxiliary_losses "${losses[$name]}"
-done
-for name in untrained logits maps outputs unified; do
-    score "ternary-$seed-$name" "$work/ternary-$seed-$name" qat
-done
 sed -i "s#$data#DATA#g; s#$work#WORK#g; s#$plain#PLAIN#g" "$raw"/*.json  # whose machine it was is nobody's business
