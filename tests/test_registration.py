@@ -159,9 +159,10 @@ def test_config_is_a_transformers_config():
 def test_push_to_a_repository_without_a_card_says_what_was_measured(tiny_model, tmp_path):
     """The seam between the models and the report; tests/hub pushes for real."""
     from optimum_qala.models import hub
+    from optimum_qala.models.hub_card import Repository
 
     tiny_model.config.budgets = {"fast": {"retention": [1.0, 0.7, 0.5, 0.3], "f1": 71.5, "em": 60.0}}
     tiny_model.save_pretrained(tmp_path)
-    card = hub._choose_card(tmp_path, None, "", "org/quala")
+    card = hub._choose_card(tmp_path, None, "", Repository("org/quala", {}, Path))
     assert "71.5" in card
     assert "org/quala" in card
