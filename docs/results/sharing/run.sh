@@ -34,7 +34,7 @@ cp "$trained/training.json" "$int8/search.json" "$work/searched"
 cp -r "$int8" "$work/searched/openvino"
 optimum-cli qala quantize --model "$work/searched" --backend inc --data "$data/train.json" \
     --output "$work/searched/inc" --json > "$raw/quantize.json"
-optimum-cli qala report --model "$work/searched" --repo-id your-name/your-model --benchmark "$benchmark" \
+optimum-cli qala report --model "$work/searched" --repo-id your-name/your-model --remote-code --benchmark "$benchmark" \
     --base-model sentence-transformers/all-MiniLM-L6-v2 --question "How long is the bridge?" \
     --context "The old harbour was closed in 1962, when ships had grown too large for it. A bridge of 410 metres has crossed the \
 basin since 1975; before, people took a ferry, which left every 20 minutes and carried 60 passengers. On the far side, the former \
