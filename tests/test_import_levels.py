@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = (
     ("models.errors",),
     ("version", "errors"),
-    ("_compat", "_folders", "models.length_config"),
+    ("_checks", "_compat", "_folders", "models.length_config"),
     (
         "models.",
         "question_answering.records",

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from optimum_qala._checks import check_number
 from optimum_qala.errors import ConfigurationError
-from optimum_qala.quantization.stored_configuration import check_number
 
 
 # Stands for -inf at masked positions, where the highest logit that counts is 0: exp of it is 0 in every precision, and

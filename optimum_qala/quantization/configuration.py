@@ -7,15 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from optimum_qala._checks import check_choices, check_count, check_patterns
 from optimum_qala.errors import ConfigurationError
-from optimum_qala.quantization.stored_configuration import (
-    check_choices,
-    check_count,
-    check_patterns,
-    freeze_lists,
-    read_configuration,
-    write_configuration,
-)
+from optimum_qala.quantization.stored_configuration import freeze_lists, read_configuration, write_configuration
 
 
 __all__ = [

@@ -7,17 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from optimum_qala._checks import check_choices, check_count, check_patterns, check_unchanged
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.quantization.configuration import DEFAULT_OUTLIER_FACTOR, DROP_LAYERS
-from optimum_qala.quantization.stored_configuration import (
-    check_choices,
-    check_count,
-    check_patterns,
-    check_unchanged,
-    freeze_lists,
-    read_configuration,
-    write_configuration,
-)
+from optimum_qala.quantization.stored_configuration import freeze_lists, read_configuration, write_configuration
 
 
 __all__ = ["APPROACHES", "INC_CONFIG_NAME", "INCQuaLAConfig"]

@@ -12,8 +12,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-from optimum_qala.errors import DataError
-from optimum_qala.models.hub_card import CARD_NAME
+from optimum_qala.errors import ConfigurationError, DataError
+from optimum_qala.models.hub_card import CARD_NAME, check_metadata
 
 
 __all__ = ["END", "CardParts", "fingerprint", "read_card"]
@@ -105,11 +105,11 @@ def _split(text: str) -> tuple[dict[str, Any], str]:
     if (block := REGEX_YAML_BLOCK.search(text)) is None:
         return {}, text
     try:
-        order = list(yaml.safe_load(block[2]) or {})
-        card = ModelCard(text)
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
-        raise DataError(f"the metadata of {CARD_NAME} cannot be read ({problem}); mend or remove them") from error
+        check_metadata(text, CARD_NAME)
+    except ConfigurationError as error:
+        raise DataError(str(error)) from error
+    order = list(yaml.safe_load(block[2]) or {})
+    card = ModelCard(text)
     metadata: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
     return {name: metadata[name] for name in order if name in metadata}, card.text
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from optimum_qala._checks import check_numbers, check_unchanged
 from optimum_qala.distillation.auxiliary import AUXILIARY_LOSSES, parse_loss_weights
 from optimum_qala.distillation.divergences import check_divergence
 from optimum_qala.distillation.mutual_information import ContrastOptions
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.quantization.configuration import DEFAULT_OUTLIER_FACTOR
 from optimum_qala.quantization.rounding import WEIGHT_BITS
-from optimum_qala.quantization.stored_configuration import check_numbers, check_unchanged
 from optimum_qala.training.recipe import load_recipe, override, save_recipe
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
+from optimum_qala._checks import check_unchanged
 from optimum_qala.errors import ConfigurationError
-from optimum_qala.quantization.stored_configuration import check_unchanged
 from optimum_qala.question_answering.predictor import position_capacity
 from optimum_qala.training.arguments import QuaLATrainingArguments
 from optimum_qala.training.sampling import sample_exit_layer

@@ -21,7 +21,7 @@ __all__ = ["HubTrainer"]
 logger = logging.get_logger(__name__)
 
 NOT_PUSHED = ("_*", "checkpoint-*")  # as in transformers
-TRAINING_NAME = "training.json"  # in the output folder, says how the model was trained
+RECORD_NAME = "training.json"  # in the output folder, says how the model was trained
 # In a card that transformers' Trainer made, which nobody has edited: it says less than the one of what was measured.
 DRAFT = "<!-- This model card has been generated automatically according to the information the Trainer had access to."
 # Arguments of transformers' `create_model_card` that are metadata, and the names of these.
@@ -109,7 +109,7 @@ class HubTrainer(Trainer):
         tags = [*([tags] if isinstance(tags, str) else tags), *(getattr(self.model, "model_tags", None) or ())]
         revision = revision or self.args.hub_revision
         existing = None if self._own_card() else read_stored_card(repo_id, revision, token)
-        if self.state.global_step and not Path(self.args.output_dir, TRAINING_NAME).is_file():
+        if self.state.global_step and not Path(self.args.output_dir, RECORD_NAME).is_file():
             self.save_state()  # which the card is made of then
         self.create_model_card(tags=tags, existing=existing, **kwargs)
         self._finish_current_push()

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from optimum_qala._checks import check_numbers, check_unchanged
 from optimum_qala.errors import ConfigurationError
-from optimum_qala.quantization.stored_configuration import check_numbers, check_unchanged
 
 
 # Method -> the auxiliary loss that it trains on.

@@ -13,13 +13,13 @@ from transformers.trainer_utils import TrainOutput
 from optimum_qala._folders import source_name, write_json
 from optimum_qala.models.budget_choice import cpu_name
 from optimum_qala.training.arguments import QuaLATrainingArguments
+from optimum_qala.training.hub import RECORD_NAME
 from optimum_qala.training.recipe import RECIPE_FILE, added_fields
 from optimum_qala.training.trainer import QuaLATrainer
 
 
 __all__ = ["RECORD_NAME", "SOURCES", "training_record", "write_training_record"]
 
-RECORD_NAME = "training.json"
 # What a model is trained from, and on: flags of `train`, and keys of training.json.
 SOURCES = ("model", "data", "validation_data", "teacher")
 
