@@ -19,6 +19,7 @@ from optimum_qala.errors import BackendError
 from optimum_qala.models.budget_choice import cpu_name
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.quantization.inc_export import input_names, trace_program
+from optimum_qala.version import __version__
 
 
 __all__ = ["Program", "compile_program", "default_compile_cache", "load_program", "program_file"]
@@ -44,7 +45,9 @@ def default_compile_cache() -> Path:
 
 
 def program_file(cache: Path, files: tuple[Path, Path], exit_layer: int | None) -> Path:
-    """Name the file of a program in a cache: other weights or threads, another CPU or another torch make another file.
+    """Name the file of a program in a cache.
+
+    Other weights or threads, another CPU, another torch or another version of this package make another file.
 
     Args:
         cache: The cache.
@@ -56,7 +59,8 @@ def program_file(cache: Path, files: tuple[Path, Path], exit_layer: int | None) 
     """
     digest = hashlib.sha256()
     numbers = exit_layer, torch.get_num_threads()  # inductor writes the number of threads into its code
-    for text in (torch.__version__, cpu_name(), torch.backends.cpu.get_cpu_capability(), *map(str, numbers)):
+    versions = torch.__version__, __version__
+    for text in (*versions, cpu_name(), torch.backends.cpu.get_cpu_capability(), *map(str, numbers)):
         digest.update(text.encode() + b"\0")
     for file in files:
         digest.update(file.read_bytes())

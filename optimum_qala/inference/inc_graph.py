@@ -161,8 +161,15 @@ def cut_graph(graph: fx.GraphModule, outputs: Sequence[str]) -> fx.GraphModule:
     results = copy.graph_copy(graph.graph, copied)
     every = dict(zip(graph.output_names, results, strict=True))  # type: ignore[arg-type]
     copy.output(tuple(every[name] for name in outputs))
-    copy.eliminate_dead_code()
+    _remove_unused(copy)
     return _named(fx.GraphModule(graph, copy), graph.input_names, outputs)
+
+
+def _remove_unused(graph: fx.Graph) -> None:
+    """Remove the nodes that nobody reads. By itself fx keeps every operator that can draw random numbers, and attention
+    is one, though it draws none without dropout: layers after an exit would go on running.
+    """
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
 
 
 def _named(graph: Any, inputs: Any, outputs: Any) -> fx.GraphModule:
@@ -188,7 +195,7 @@ def _tidy(graph: fx.GraphModule) -> fx.Graph:
         elif name in ("dropout", "detach_", "detach"):
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             tidy.erase_node(node)
-    tidy.eliminate_dead_code()
+    _remove_unused(tidy)
     return tidy
 
 

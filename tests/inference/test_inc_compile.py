@@ -101,6 +101,14 @@ def test_another_number_of_threads_is_another_program(folder, tmp_path, monkeypa
     assert len(names) == 2
 
 
+def test_another_version_is_another_program(folder, tmp_path, monkeypatch):
+    """Another version may cut the same graph in another way."""
+    files = tuple(sorted(folder.glob("inc_[gw]*")))
+    before = program_file(tmp_path, files, None)
+    monkeypatch.setattr(inc_compile, "__version__", "0.0.0")
+    assert program_file(tmp_path, files, None) != before
+
+
 def test_cache_is_where_hugging_face_keeps_its_own(monkeypatch, tmp_path):
     monkeypatch.setattr(inc_compile.constants, "HF_HOME", str(tmp_path))
     assert default_compile_cache() == tmp_path / "optimum_qala" / "compiled"

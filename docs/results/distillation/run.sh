@@ -32,7 +32,7 @@ score() {
 
 # A student of three layers, copied from PLAIN, trained for the same number of steps with ever more of the teacher.
 students() {
-    local steps=${STEPS:-1000} options="--num_random_sub_models 0 --smallest_sub_model false --learning_rate 1.5e-4"
+    local steps=${STEPS:-500} options="--num_random_sub_models 0 --smallest_sub_model false --learning_rate 1.5e-4"
     local teacher="$options --teacher_name_or_path $plain"
     [ -e "$work/shrunk" ] || optimum-cli qala shrink --model "$plain" --layers 3 --output "$work/shrunk"
     score "$work/shrunk" "$dev" shrunk-dev --budget full
@@ -54,7 +54,7 @@ students() {
 # LengthDrop training of PLAIN with and without each loss between full length and sub-models, at two small budgets.
 losses() {
     local steps=${STEPS:-120} seed
-    local options="--token_scoring answer --drop_layers 3 4 5 --drop_ratio_bound 0.7 --smallest_sub_model false \
+    local options="--per_device_train_batch_size 16 --token_scoring answer --drop_layers 3 4 5 --drop_ratio_bound 0.7 --smallest_sub_model false \
         --min_exit_layer 3 --deep_supervision_weight 2 --learning_rate 1e-4"
     for seed in ${SEEDS:-1}; do
         for name in none hidden_states=1 attention_outputs=1 attention_scores=0.1 attention_maps=1 relations=1 mutual_information=0.1; do
@@ -70,11 +70,11 @@ losses() {
 
 # Three layers of BACKBONE learn its relations on the contexts of train.json; then both students are fine-tuned alike.
 texts() {
-    local steps=${STEPS:-300} tune=${TUNE_STEPS:-1000}
+    local steps=${STEPS:-600} tune=${TUNE_STEPS:-500}
     local options="--num_random_sub_models 0 --smallest_sub_model false --learning_rate 1.5e-4"
     [ -e "$work/start" ] || optimum-cli qala shrink --model "$backbone" --layers 3 --output "$work/start"
     [ -e "$work/distilled" ] || optimum-cli qala distill --teacher "$backbone" --student "$work/start" \
-        --data "$data/train.json" --output "$work/distilled" --max-steps "$steps" --batch-size 32 --max-length 192 \
+        --data "$data/train.json" --output "$work/distilled" --max-steps "$steps" --batch-size 16 --max-length 128 \
         --learning-rate 3e-4 --bf16
     cp "$work/distilled/distillation.json" "$raw/distillation.json"
     for seed in ${SEEDS:-1}; do
