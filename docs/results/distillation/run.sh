@@ -54,16 +54,18 @@ students() {
 # LengthDrop training of PLAIN with and without each loss between full length and sub-models, at two small budgets.
 losses() {
     local steps=${STEPS:-120} seed
-    local options="--per_device_train_batch_size 16 --token_scoring answer --drop_layers 3 4 5 --drop_ratio_bound 0.7 --smallest_sub_model false \
-        --min_exit_layer 3 --deep_supervision_weight 2 --learning_rate 1e-4"
+    local options="--per_device_train_batch_size 16 --token_scoring answer --drop_layers 3 4 5 --drop_ratio_bound 0.7 \
+        --smallest_sub_model false --min_exit_layer 3 --deep_supervision_weight 2 --learning_rate 1e-4"
     for seed in ${SEEDS:-1}; do
         for name in none hidden_states=1 attention_outputs=1 attention_scores=0.1 attention_maps=1 relations=1 mutual_information=0.1; do
             local extra=""
             [ "$name" = none ] || extra="--sub_model_auxiliary_losses $name"
             # shellcheck disable=SC2086
             fine_tune "$plain" "$work/losses-$name-$seed" "$steps" "$seed" $options $extra
-            score "$work/losses-$name-$seed" "$data/validation.json" "losses-$name-$seed-validation" --budget full \
-                --budget 1,1,1,0.5,0.5,0.5 --budget 1,1,1,0.4,0.2,0.2
+            for questions in validation test_small; do
+                score "$work/losses-$name-$seed" "$data/$questions.json" "losses-$name-$seed-$questions" --budget full \
+                    --budget 1,1,1,0.5,0.5,0.5 --budget 1,1,1,0.4,0.2,0.2
+            done
         done
     done
 }
