@@ -166,8 +166,8 @@ def cut_graph(graph: fx.GraphModule, outputs: Sequence[str]) -> fx.GraphModule:
 
 
 def _remove_unused(graph: fx.Graph) -> None:
-    # fx keeps what can draw random numbers, read or not. Attention counts as such, though it draws none without dropout,
-    # so that the layers after an exit would go on running.
+    # fx keeps what can draw random numbers, read or not. Attention counts as such, though it draws none without
+    # dropout, so the layers after an exit would go on running.
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
 
 
