@@ -83,7 +83,7 @@ texts() {
         for name in start distilled; do
             # shellcheck disable=SC2086
             fine_tune "$work/$name" "$work/texts-$name-$seed" "$tune" "$seed" $options
-            score "$work/texts-$name-$seed" "$dev" "texts-$name-$seed-dev" --budget full
+            score "$work/texts-$name-$seed" "$data/test_small.json" "texts-$name-$seed-small" --budget full
         done
     done
 }
