@@ -356,10 +356,14 @@ def _convert(
     dynamic model that never ran has weights of 0. Nor is `convert` of `neural_compressor.torch` one: it takes
     `fold_quantize`, does not pass it on, and leaves float32 weights that are rounded in every call.
     """
+    from torchao.quantization.pt2e.observer import MovingAverageMinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
+    averages = [module for module in prepared.modules() if isinstance(module, MovingAverageMinMaxObserver)]
     with torch.no_grad(), _quiet:
-        for sample in inputs if learned is None else inputs[:1]:
+        for number, sample in enumerate(inputs if learned is None else inputs[:1], start=1):
+            for average in averages:  # by itself each window counts 1 % of what the windows before it do together
+                average.averaging_constant = 1 / number
             prepared(sample)
         if learned is not None:
             learned.apply(prepared)

@@ -140,8 +140,13 @@ def quantized(exported, samples, torch_model, *, ignored=(), **options):
 
 
 @pytest.fixture(scope="module")
-def baseline(exported, samples, torch_model):
-    return quantized(exported, samples, torch_model)[0]
+def by_default(exported, samples, torch_model):
+    return quantized(exported, samples, torch_model)
+
+
+@pytest.fixture(scope="module")
+def baseline(by_default):
+    return by_default[0]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +163,17 @@ def test_setting_changes_the_model(exported, samples, torch_model, baseline, opt
     logits, _ = quantized(exported, samples, torch_model, **options)
     assert torch.isfinite(logits).all()
     assert not torch.equal(logits, baseline)
+
+
+def test_every_window_counts_alike(exported, samples, torch_model, by_default):
+    """A range is the mean of the windows' extremes, whichever comes first; that of torchao leans to the first."""
+    rounded = torch.ops.quantized_decomposed.quantize_per_tensor.default
+    steps = [
+        torch.tensor([node.args[1] for node in graph.graph.nodes if node.target is rounded])
+        for _, graph in (by_default, quantized(exported, samples[::-1], torch_model))
+    ]
+    assert len(steps[0]) > 4
+    torch.testing.assert_close(*steps, rtol=1e-4, atol=0.0)
 
 
 def test_ignored_module_stays_in_float(exported, samples, torch_model, baseline):
