@@ -20,6 +20,7 @@ from optimum_qala.cli.options import (
     window_options,
 )
 from optimum_qala.errors import ConfigurationError, DataError
+from optimum_qala.quantization.qat_record import warn_of_unrounded_weights
 from optimum_qala.question_answering.metrics import score_predictions
 from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import load_records
@@ -80,6 +81,7 @@ def _score_model(args: Namespace, console: Console) -> dict[str, Any]:
         buckets=bucket_options(args),
         bulk=getattr(args, "batch_size", None) != 1,
     )
+    warn_of_unrounded_weights(loaded.model.config, args.model)
     measured = measured_budget(args, loaded)
     budgets = chosen_budgets(args, loaded.model.config) if measured is None else [measured]
     windows, decoding = window_options(args, loaded.capacity), decode_options(args)

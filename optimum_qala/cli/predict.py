@@ -14,6 +14,7 @@ from optimum_qala.cli.loading import load_model
 from optimum_qala.cli.options import bucket_options, decode_options, measured_budget, resolve_budget, window_options
 from optimum_qala.cli.outputs import new_file
 from optimum_qala.errors import ConfigurationError
+from optimum_qala.quantization.qat_record import warn_of_unrounded_weights
 from optimum_qala.question_answering.answers import Answer
 from optimum_qala.question_answering.predictor import predict
 from optimum_qala.question_answering.records import QARecord, iter_records
@@ -35,6 +36,7 @@ def run(args: Namespace, console: Console) -> None:
         buckets=bucket_options(args),
         bulk=1 not in (getattr(args, "batch_size", None), getattr(args, "buffer_size", None)),
     )
+    warn_of_unrounded_weights(loaded.model.config, args.model)
     budget = measured_budget(args, loaded) or getattr(args, "budget", None)
     resolve_budget(loaded.model.config, budget)
     compile_model(args, loaded, [budget], console)

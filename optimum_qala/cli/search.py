@@ -19,6 +19,7 @@ from optimum_qala.errors import BackendError
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.models.length_config import LengthConfig
+from optimum_qala.quantization.qat_record import warn_of_unrounded_weights
 from optimum_qala.question_answering.features import WindowOptions, make_windows
 from optimum_qala.question_answering.predictor import evaluate
 from optimum_qala.question_answering.records import QARecord, load_records
@@ -91,6 +92,7 @@ def run(args: Namespace, console: Console) -> None:
                 f"{args.model} is a plain {loaded.model.config.model_type!r} model, which drops no tokens; search the "
                 "result of optimum-cli qala train"
             )
+        warn_of_unrounded_weights(loaded.model.config, args.model)
         # OpenVINO scores a torch checkpoint several times faster; the result is that checkpoint all the same.
         is_exported_here = loaded.backend == "openvino" and not holds_ir(args.model, revision)
         cost_kind = getattr(args, "cost", "macs")

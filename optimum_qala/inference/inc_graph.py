@@ -7,6 +7,7 @@ tensors, so a list of these says the same, runs nothing when it is read, and bre
 
 from __future__ import annotations
 
+import importlib
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -121,9 +122,6 @@ def read_graph(file: str | Path, weights: str | Path) -> fx.GraphModule:
         BackendError: If another version of torch made it, and this one lacks an operator that it needs.
         CheckpointError: If a file is damaged or not of the format.
     """
-    # Registers the operators of quantization. torch keeps them where no public module imports them.
-    import torch.ao.quantization.fx._decomposed
-
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
         tensors = load_file(weights)
@@ -136,8 +134,10 @@ def read_graph(file: str | Path, weights: str | Path) -> fx.GraphModule:
             "version that wrote it, or quantize the model again"
         )
     try:
+        # Registers the operators of quantization. torch keeps them where no public module imports them.
+        importlib.import_module("torch.ao.quantization.fx._decomposed")
         return _build(content, tensors)
-    except BackendError as error:
+    except (BackendError, ImportError) as error:
         raise BackendError(
             f"{file}, which torch {content.get('torch')} wrote, does not run in torch {torch.__version__}: {error}; "
             "install that version of torch, or quantize the model again"

@@ -115,10 +115,11 @@ def fastest_enough(budgets: Mapping[str, Mapping[str, Any]], max_latency_ms: flo
             (row.get("backend"), row.get("cpu")) for one in budgets.values() for row in one.get("latency_ms") or ()
         ]
         there = ", ".join(f"{backend} on {cpu}" for backend, cpu in dict.fromkeys(rows)) or "none at all"
+        # The search times no models of Intel Neural Compressor.
+        advice = "Choose" if conditions.backend == "inc" else "Search by latency on this machine, or choose"
         raise UnknownBudgetError(
             f"no budget of this model has both F1 and a latency measured for {conditions.backend} on "
-            f"{conditions.cpu}; measured are {there}. Search by latency on this machine, or choose a budget by name: "
-            f"{sorted({FULL_BUDGET, *budgets})}"
+            f"{conditions.cpu}; measured are {there}. {advice} a budget by name: {sorted({FULL_BUDGET, *budgets})}"
         )
     fast = {name: latency for name, latency in measured.items() if latency <= max_latency_ms}
     if not fast:

@@ -38,8 +38,9 @@ from optimum_qala.quantization.inc_configuration import INCQuaLAConfig
 from optimum_qala.quantization.inc_export import export_graph, graph_inputs, graph_outputs, quantize_embeddings
 from optimum_qala.quantization.inc_qat import Learned
 from optimum_qala.quantization.outliers import BRANCH_NAME, find_outlier_neurons, split_outlier_neurons
-from optimum_qala.quantization.qat_record import QATRecord
+from optimum_qala.quantization.qat_record import QATRecord, warn_of_unrounded_weights
 from optimum_qala.quantization.silence import Silence
+from optimum_qala.quantization.stored_configuration import choose_configuration
 from optimum_qala.quantization.tuning import Accuracy, rank_by_sensitivity, tune
 from optimum_qala.question_answering.records import load_records
 from optimum_qala.question_answering.windows import WindowOptions
@@ -128,8 +129,8 @@ class INCQuaLAQuantizer:
             BackendError: If no layer of the model may drop tokens, or the int8 model gives all tokens the same
                 logits.
             CheckpointError: If `config` says "qat", but the model was not trained so.
-            ConfigurationError: If the budgets leave no layer that drops tokens, `ignored_modules` matches none, or
-                there is a `tolerable_loss` but there are no validation records.
+            ConfigurationError: If the budgets leave no layer that drops tokens, `ignored_modules` matches none,
+                there is a `tolerable_loss` but there are no validation records, or `config` is of another back end.
             DataError: If there are no records, one is bad, or none to calibrate with has a context.
             LengthConfigError: If a budget does not fit the model.
             OutputExistsError: If `save_directory` is a file or not empty.
@@ -137,9 +138,11 @@ class INCQuaLAQuantizer:
         """
         from optimum_qala.inference.inc import INCQuaLAMiniLMForQuestionAnswering
 
-        config = config or INCQuaLAConfig()
+        config = choose_configuration(INCQuaLAConfig, config)
         output = check_output(save_directory)
         trained = QATRecord.of(self.model.config, self.name) if config.approach == "qat" else None
+        if trained is None:
+            warn_of_unrounded_weights(self.model.config, self.name)
         budgets = calibration_budgets(self.model.config, config.budgets)
         drop_layers = choose_drop_layers(self.model.config, config.drop_layers, budgets)
         report = progress or logger.info

@@ -169,6 +169,6 @@ class INCQuaLAConfig:
             The configuration.
 
         Raises:
-            CheckpointError: If it does not exist, is damaged or holds an illegal value.
+            CheckpointError: If it does not exist, is damaged, holds an illegal value or is of another back end.
         """
-        return read_configuration(cls, file)
+        return read_configuration(cls, file, foreign="preset")

@@ -31,7 +31,9 @@ from optimum_qala.quantization.calibration import (
 from optimum_qala.quantization.configuration import IR_NAME, OVQuaLAConfig
 from optimum_qala.quantization.cpu import choose_overflow_fix
 from optimum_qala.quantization.outliers import BRANCH_NAME, find_outlier_neurons, split_outlier_neurons
+from optimum_qala.quantization.qat_record import warn_of_unrounded_weights
 from optimum_qala.quantization.selection import selection_operations
+from optimum_qala.quantization.stored_configuration import choose_configuration
 from optimum_qala.question_answering.records import load_records
 from optimum_qala.question_answering.windows import WindowOptions
 from optimum_qala.version import __version__
@@ -108,14 +110,15 @@ class OVQuaLAQuantizer:
             The model, loaded from `save_directory`; its `quantization.accuracy` holds the scores.
 
         Raises:
-            ConfigurationError: If the budgets leave no layer that drops tokens.
+            ConfigurationError: If the budgets leave no layer that drops tokens, or `config` is of another back end.
             DataError: If there are no records, one is bad, or none to calibrate with has a context.
             LengthConfigError: If a budget does not fit the model.
             OutputExistsError: If `save_directory` is a file or not empty.
             UnknownBudgetError: If the model has no budget that `config` names.
         """
-        config = config or OVQuaLAConfig()
+        config = choose_configuration(OVQuaLAConfig, config)
         output = check_output(save_directory)
+        warn_of_unrounded_weights(self.model.config, self.name)
         budgets = calibration_budgets(self.model.config, config.budgets)
         drop_layers = choose_drop_layers(self.model.config, config.drop_layers, budgets)
         overflow_fix, reason = choose_overflow_fix(config.overflow_fix)

@@ -8,12 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from transformers.utils import logging
+
 from optimum_qala.errors import CheckpointError
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.quantization.rounding import WEIGHT_BITS
 
 
-__all__ = ["FINAL_SITE", "QATRecord", "bits_of", "site_names", "site_of"]
+__all__ = ["FINAL_SITE", "QATRecord", "bits_of", "site_names", "site_of", "warn_of_unrounded_weights"]
+
+logger = logging.get_logger(__name__)
 
 HEAD_BITS = 8
 FINAL_SITE = "final"
@@ -56,6 +60,21 @@ def site_of(name: str) -> str:
 def bits_of(name: str, weight_bits: int) -> int:
     """Return the bits of a linear layer's weight: heads, which hardly count for size or time, keep 8."""
     return weight_bits if _LAYER.fullmatch(name) else HEAD_BITS
+
+
+def warn_of_unrounded_weights(config: Any, name: str) -> None:
+    """Warn that a model trained with fewer bits than 8 is about to compute with weights that were never rounded.
+
+    Args:
+        config: Its configuration, of any kind of model.
+        name: What to call it in the message.
+    """
+    bits = (getattr(config, "quantization_aware", None) or {}).get("weight_bits", HEAD_BITS)
+    if bits != HEAD_BITS:
+        logger.warning(
+            f"{name} was trained for weights of {bits} bits, which only a quantization with approach 'qat' makes of "
+            "it: here it computes with the float weights behind them, and its answers are others"
+        )
 
 
 @dataclass(frozen=True)

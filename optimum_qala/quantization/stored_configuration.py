@@ -14,11 +14,31 @@ from optimum_qala._folders import write_json
 from optimum_qala.errors import CheckpointError, ConfigurationError
 
 
-__all__ = ["freeze_lists", "read_configuration", "write_configuration"]
+__all__ = ["choose_configuration", "freeze_lists", "read_configuration", "write_configuration"]
 
 logger = logging.get_logger(__name__)
 
 T = TypeVar("T")
+
+
+def choose_configuration(kind: type[T], given: Any) -> T:
+    """Take what was given, or the defaults.
+
+    Args:
+        kind: The dataclass of a back end.
+        given: An object of it, or None.
+
+    Returns:
+        An object of that kind.
+
+    Raises:
+        ConfigurationError: If it is something else, as the configuration of another back end.
+    """
+    if given is None:
+        return kind()
+    if not isinstance(given, kind):
+        raise ConfigurationError(f"config is a {type(given).__name__}; this quantizer takes a {kind.__name__}")
+    return given
 
 
 def write_configuration(configuration: Any, file: Path) -> Path:
@@ -35,18 +55,19 @@ def write_configuration(configuration: Any, file: Path) -> Path:
     return file
 
 
-def read_configuration(kind: type[T], file: str | Path) -> T:
+def read_configuration(kind: type[T], file: str | Path, foreign: str) -> T:
     """Read a dataclass. Fields that this version does not know are left out, with a warning.
 
     Args:
         kind: The dataclass.
         file: The file.
+        foreign: A field that only the configuration of another back end has.
 
     Returns:
         An object of that kind.
 
     Raises:
-        CheckpointError: If the file does not exist, is damaged or holds an illegal value.
+        CheckpointError: If the file does not exist, is damaged, holds an illegal value or is of another back end.
     """
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -57,6 +78,11 @@ def read_configuration(kind: type[T], file: str | Path) -> T:
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} holds a {type(content).__name__}, not an object; quantize the model again")
     known = {item.name for item in fields(kind)} & set(content)  # type: ignore[arg-type]
+    if foreign in content:
+        raise CheckpointError(
+            f"{file} holds {foreign!r}, so it is of another back end; give the file that "
+            f"{kind.__name__}.save_pretrained wrote"
+        )
     if unknown := sorted(set(content) - known):  # of a newer version: no reason not to run the model
         logger.warning(f"{file} holds {unknown}, which this version of optimum-qala does not know")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -150,6 +151,12 @@ def test_operator_of_another_torch_names_both_versions(folder):
     change(folder, lambda content: content.update(torch="9.9.0"))
     message = rf"which torch 9.9.0 wrote, does not run in torch {torch.__version__.partition('+')[0]}.*of_the_future"
     with pytest.raises(BackendError, match=message):
+        read(folder)
+
+
+def test_torch_without_the_operators_of_quantization_is_named(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.ao.quantization.fx._decomposed", None)
+    with pytest.raises(BackendError, match=r"which torch .* wrote, does not run in torch .*_decomposed"):
         read(folder)
 
 

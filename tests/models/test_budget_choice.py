@@ -115,6 +115,8 @@ def test_fastest_enough_lists_what_was_measured():
         fastest_enough(BUDGETS, 5.0, Conditions("torch", "Swift"))
     with pytest.raises(UnknownBudgetError, match=r"measured are none at all\. Search by latency .*: .'full'."):
         fastest_enough({}, 5.0, HERE)
+    with pytest.raises(UnknownBudgetError, match=r"for inc on Brisk; .* none at all\. Choose a budget by name"):
+        fastest_enough({}, 5.0, Conditions("inc", "Brisk"))  # the search does not time it
     with pytest.raises(ConfigurationError, match="max_latency_ms 0 is not above 0"):
         fastest_enough(BUDGETS, 0, HERE)
 

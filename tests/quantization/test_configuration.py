@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from optimum_qala import OVQuaLAConfig
+from optimum_qala import INCQuaLAConfig, OVQuaLAConfig
 from optimum_qala.errors import CheckpointError, ConfigurationError
+from optimum_qala.quantization.stored_configuration import choose_configuration
 
 
 def test_saved_config_is_read_back(tmp_path):
@@ -79,6 +80,22 @@ def test_field_of_a_newer_version_is_ignored_with_a_warning(tmp_path, monkeypatc
     file.write_text('{"bits": 4, "num_samples": 7}', encoding="utf-8")
     assert OVQuaLAConfig.from_pretrained(tmp_path) == OVQuaLAConfig(num_samples=7)
     assert messages == [f"{file} holds ['bits'], which this version of optimum-qala does not know"]
+
+
+@pytest.mark.parametrize(("kind", "other"), [(OVQuaLAConfig, INCQuaLAConfig), (INCQuaLAConfig, OVQuaLAConfig)])
+def test_file_of_the_other_back_end_is_refused(tmp_path, kind, other):
+    file = other().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"so it is of another back end; .* {kind.__name__}\.save_pretrained"):
+        kind.from_json_file(file)
+
+
+@pytest.mark.parametrize(("kind", "other"), [(OVQuaLAConfig, INCQuaLAConfig), (INCQuaLAConfig, OVQuaLAConfig)])
+def test_configuration_of_the_other_back_end_is_refused(kind, other):
+    assert choose_configuration(kind, None) == kind()
+    given = kind(num_samples=7)
+    assert choose_configuration(kind, given) is given
+    with pytest.raises(ConfigurationError, match=f"a {other.__name__}; this quantizer takes a {kind.__name__}"):
+        choose_configuration(kind, other())
 
 
 def test_missing_file_is_named(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from optimum_qala import INCQuaLAConfig, INCQuaLAMiniLMForQuestionAnswering, INCQuaLAQuantizer
+from optimum_qala import INCQuaLAConfig, INCQuaLAMiniLMForQuestionAnswering, INCQuaLAQuantizer, OVQuaLAConfig
 from optimum_qala._compat import is_available
 from optimum_qala.errors import (
     AccuracyError,
@@ -284,6 +284,11 @@ class TestQuantizerOptions:
     [
         (lambda model, _: INCQuaLAQuantizer(model), ConfigurationError, "a model in memory needs its tokenizer"),
         (lambda *_: INCQuaLAQuantizer(3), CheckpointError, "cannot quantize a int"),
+        (
+            lambda *both: INCQuaLAQuantizer(*both).quantize([], "int8", config=OVQuaLAConfig()),
+            ConfigurationError,
+            "config is a OVQuaLAConfig; this quantizer takes a INCQuaLAConfig",
+        ),
     ],
 )
 def test_what_cannot_be_quantized_is_refused(torch_model, tiny_tokenizer, make, error, message):

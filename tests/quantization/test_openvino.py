@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from optimum_qala import (
+    INCQuaLAConfig,
     LengthConfig,
     OVQuaLAConfig,
     OVQuaLAMiniLMForQuestionAnswering,
@@ -316,6 +317,10 @@ class TestRefusals:
             OVQuaLAQuantizer(model, tiny_tokenizer).quantize(
                 records, tmp_path / "int8", config=OVQuaLAConfig(drop_layers="budgets", budgets=("full",))
             )
+
+    def test_configuration_of_the_other_back_end(self, torch_model, tiny_tokenizer):
+        with pytest.raises(ConfigurationError, match="a INCQuaLAConfig; this quantizer takes a OVQuaLAConfig"):
+            OVQuaLAQuantizer(torch_model, tiny_tokenizer).quantize([], "int8", config=INCQuaLAConfig())
 
     def test_unknown_operation(self, quantize):
         with pytest.raises(ConfigurationError, match="ignored_names holds 'layer 9', but the graph has no such"):

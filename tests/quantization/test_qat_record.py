@@ -6,11 +6,18 @@ import copy
 
 import pytest
 import torch
+from transformers import BertConfig
 
 from optimum_qala import QuaLAMiniLMForQuestionAnswering
 from optimum_qala.errors import CheckpointError
 from optimum_qala.quantization.calibration import narrow_config
-from optimum_qala.quantization.qat_record import QATRecord, bits_of, site_names, site_of
+from optimum_qala.quantization.qat_record import (
+    QATRecord,
+    bits_of,
+    site_names,
+    site_of,
+    warn_of_unrounded_weights,
+)
 from optimum_qala.students.shrinking import shrink_model
 from tests.conftest import tiny_config
 
@@ -37,6 +44,18 @@ def test_record_is_read(config):
     assert (record.weight_bits, record.outlier_neurons) == (2, {1: [3]})
     assert record.activation_ranges["final"] == (-1.0, 1.5)
     assert record.to_dict() == config.quantization_aware
+
+
+def test_weights_that_were_never_rounded_are_warned_of(config, monkeypatch):
+    messages = []
+    monkeypatch.setattr("optimum_qala.quantization.qat_record.logger.warning", messages.append)
+    warn_of_unrounded_weights(tiny_config(), "plain")
+    warn_of_unrounded_weights(BertConfig(), "foreign")
+    warn_of_unrounded_weights(config, "ternary")
+    assert [message.partition(", which")[0] for message in messages] == ["ternary was trained for weights of 2 bits"]
+    config.quantization_aware["weight_bits"] = 8
+    warn_of_unrounded_weights(config, "int8")
+    assert len(messages) == 1
 
 
 @pytest.mark.parametrize(
