@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from optimum_qala._checks import check_unchanged
 from optimum_qala.errors import ConfigurationError
 from optimum_qala.inference.graph import THREADS_KEY
 
@@ -18,6 +19,7 @@ HINTS = ("latency", "throughput")
 # batches.
 FILL_SHARE = 0.75
 _MULTIPLE_OF = "multiple of "
+_ANY_SHAPE = "on a model of Intel Neural Compressor, whose one graph runs any shape; leave it out"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,25 @@ class BucketOptions:
             raise ConfigurationError(f"buckets {value!r} are neither BucketOptions nor True or False")
         return value
 
+    def up_to(self, positions: int | None) -> BucketOptions:
+        """Return the options without buckets that a model is too short for.
+
+        Args:
+            positions: Tokens that the model can take; any number if None.
+        """
+        longest = min((length for length in (self.longest_bucket, positions) if length), default=None)
+        return replace(self, longest_bucket=longest)
+
+    def check_any_shape(self) -> None:
+        """Raise if an option is set that is about graphs of fixed shape, for a graph that runs any shape.
+
+        Raises:
+            ConfigurationError: If so.
+        """
+        check_unchanged(self, ("batch_sizes", "max_graphs", "performance_hint"), _ANY_SHAPE)
+        check_unchanged(self, ("cache_dir",), f"{_ANY_SHAPE}; compile() takes one for what it makes")
+        check_unchanged(self, ("threads",), f"{_ANY_SHAPE}; call torch.set_num_threads")
+
     @property
     def padding(self) -> str:
         """How sequences are padded, in words."""
@@ -148,6 +169,33 @@ class BucketOptions:
             if num_rows >= FILL_SHARE * size:
                 return [*chosen, size]
         return [*chosen, sizes[-1]] if num_rows else chosen
+
+    def split_exactly(self, num_rows: int, bucket: int) -> list[int]:
+        """Split rows into batches where any number of rows can run.
+
+        Args:
+            num_rows: How many.
+            bucket: Their bucket.
+
+        Returns:
+            Batch sizes, largest first, of as many rows together.
+        """
+        most = self.rows(bucket)[0]
+        full, rest = divmod(num_rows, most)
+        return [most] * full + [rest] * (rest > 0)
+
+    def fill(self, lengths: Sequence[int], num_streams: int = 1) -> int:
+        """Choose how many of the sequences that wait run in one call.
+
+        Args:
+            lengths: Their tokens, longest first.
+            num_streams: Bulk batches that run side by side.
+
+        Returns:
+            How many of the first ones: those of one bucket, until they fill its bulk batches.
+        """
+        bucket = self.bucket(lengths[0])
+        return sum(self.bucket(length) == bucket for length in lengths[: self.rows(bucket)[0] * num_streams])
 
     def runtime_settings(self, ov_config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Write the options as OpenVINO's settings.

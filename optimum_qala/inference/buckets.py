@@ -23,7 +23,7 @@ from optimum_qala.errors import BackendError, ConfigurationError
 from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.inference.folding import input_types, is_static, output_names, specialize, unpack_tables
 from optimum_qala.inference.graph import PRECISION_KEY
-from optimum_qala.inference.grouping import PADDING_LOGIT, Group, group_rows
+from optimum_qala.inference.grouping import Group, group_rows, place_logits
 
 
 __all__ = ["BucketCounters", "BucketedRunner", "Plan", "Variant"]
@@ -100,14 +100,11 @@ class _Graph:
             request.start_async(batch, share_inputs=True)
         return _Job(self, request, rows)
 
-    def finish(self, job: _Job, results: dict[str, NDArray[Any]], num_rows: int, width: int) -> None:
+    def finish(self, job: _Job, results: dict[str, NDArray[Any]], shape: tuple[int, int]) -> None:
         """Copy the logits of the real rows and columns, for the request will use its memory again."""
         job.request.wait()
         for index, name in enumerate(self.outputs):
-            found = job.request.get_output_tensor(index).data[: len(job.rows), :width]
-            if name not in results:
-                results[name] = np.full((num_rows, width, *found.shape[2:]), PADDING_LOGIT, dtype=found.dtype)
-            results[name][job.rows, : found.shape[1]] = found
+            place_logits(results, name, job.request.get_output_tensor(index).data, job.rows, shape)
         self._idle.append(job.request)
 
 
@@ -207,7 +204,7 @@ class BucketedRunner:
             BackendError: If inputs are missing, unknown or of different shapes, or a graph cannot be compiled.
             ConfigurationError: If the sequences are longer than the longest bucket.
         """
-        num_rows, width = self._check(inputs)
+        shape = self._check(inputs)
         wanted = self._outputs if outputs is None else tuple(dict.fromkeys(outputs))
         results: dict[str, NDArray[Any]] = {}
         running: deque[_Job] = deque()
@@ -224,10 +221,10 @@ class BucketedRunner:
                 # One batch more than there are streams, so that no stream waits for this thread.
                 while len(running) > (graph.num_streams if graph.num_streams > 1 else 0):
                     job = running.popleft()
-                    job.graph.finish(job, results, num_rows, width)
+                    job.graph.finish(job, results, shape)
             while running:
                 job = running.popleft()
-                job.graph.finish(job, results, num_rows, width)
+                job.graph.finish(job, results, shape)
         finally:
             for job in running:  # after an error; the arrays that they read must live as long as they run
                 job.request.wait()

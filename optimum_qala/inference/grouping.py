@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from optimum_qala.inference.bucket_options import BucketOptions
 
 
-__all__ = ["PADDING_LOGIT", "Group", "group_rows", "pad_logits", "real_lengths"]
+__all__ = ["PADDING_LOGIT", "Group", "group_rows", "pad_logits", "place_logits", "real_lengths"]
 
 # What a graph that never sees the padding says of it: that the answer is not there.
 PADDING_LOGIT = -1e4
@@ -60,7 +61,27 @@ def pad_logits(logits: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     return np.pad(logits, ((0, 0), (0, missing)), constant_values=PADDING_LOGIT) if missing else logits
 
 
-def group_rows(attention_mask: NDArray[np.int64], options: BucketOptions) -> Iterator[Group]:
+def place_logits(
+    results: dict[str, NDArray[Any]], name: str, logits: NDArray[Any], rows: NDArray[np.intp], shape: tuple[int, int]
+) -> None:
+    """Copy the logits of a group to its rows of the caller's batch.
+
+    Args:
+        results: What is placed so far, by name; an array of `PADDING_LOGIT` is added for a new name.
+        name: Name of the output.
+        logits: At least those of the group's rows. *Shape:* `(size, length, ...)`
+        rows: As in `Group`. *Shape:* `(num_rows,)`
+        shape: Rows and tokens of the caller's batch.
+    """
+    found = logits[: len(rows), : shape[1]]
+    if name not in results:
+        results[name] = np.full((*shape, *found.shape[2:]), PADDING_LOGIT, dtype=found.dtype)
+    results[name][rows, : found.shape[1]] = found
+
+
+def group_rows(
+    attention_mask: NDArray[np.int64], options: BucketOptions, *, any_shape: bool = False
+) -> Iterator[Group]:
     """Split a batch into groups whose rows fall into the same bucket.
 
     A row costs what its own length costs, however long the others are and however far the caller has padded.
@@ -68,6 +89,7 @@ def group_rows(attention_mask: NDArray[np.int64], options: BucketOptions) -> Ite
     Args:
         attention_mask: 1 for real tokens. *Shape:* `(batch_size, sequence_length)`
         options: The buckets.
+        any_shape: The graph runs any number of rows and tokens: groups have as many as they need and no more.
 
     Returns:
         Groups, the longest rows first.
@@ -80,6 +102,7 @@ def group_rows(attention_mask: NDArray[np.int64], options: BucketOptions) -> Ite
     for bucket in np.unique(buckets)[::-1].tolist():
         rows = np.flatnonzero(buckets == bucket)
         first = 0
-        for size in options.split(len(rows), bucket):
-            yield Group(rows[first : first + size], size, bucket)
+        for size in (options.split_exactly if any_shape else options.split)(len(rows), bucket):
+            chosen = rows[first : first + size]
+            yield Group(chosen, size, int(lengths[chosen].max()) if any_shape else bucket)
             first += size

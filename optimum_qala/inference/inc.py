@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,13 @@ from transformers.utils import logging
 
 from optimum_qala._folders import replacing
 from optimum_qala.errors import BackendError, CheckpointError, ConfigurationError
+from optimum_qala.inference.bucket_options import BucketOptions
 from optimum_qala.inference.files import find_file, find_graph
 from optimum_qala.inference.graph import retention_of
-from optimum_qala.inference.grouping import pad_logits, real_lengths
-from optimum_qala.inference.inc_compile import (
-    Program,
-    compile_program,
-    default_compile_cache,
-    load_program,
-    program_file,
-)
-from optimum_qala.inference.inc_graph import GRAPH_NAME, WEIGHTS_NAME, cut_graph, read_graph
+from optimum_qala.inference.grouping import group_rows, pad_logits, place_logits, real_lengths
+from optimum_qala.inference.inc_compile import default_compile_cache, program_file, provide_program
+from optimum_qala.inference.inc_graph import GRAPH_NAME, WEIGHTS_NAME, read_graph
+from optimum_qala.inference.inc_programs import Programs
 from optimum_qala.inference.inputs import read_inputs
 from optimum_qala.inference.int8_fusion import fuse_kernels
 from optimum_qala.inference.int8_kernels import has_kernels, use_int8_kernels
@@ -42,11 +38,18 @@ from optimum_qala.quantization.configuration import IR_NAME, RETENTION_INPUT, SI
 from optimum_qala.quantization.cpu import has_safe_int8, read_cpu_flags
 from optimum_qala.quantization.inc_configuration import INC_CONFIG_NAME, INCQuaLAConfig
 from optimum_qala.quantization.inc_export import graph_inputs, graph_outputs, input_names
+from optimum_qala.question_answering.predictor import position_capacity
 
 
 __all__ = ["INCQuaLAMiniLMForQuestionAnswering"]
 
 logger = logging.get_logger(__name__)
+
+# Measured in docs/results/quantization.
+_UNCOMPILED = (
+    "the model runs uncompiled, on the int8 kernels of torch: 1.2 to 1.6 times as fast as in float32, and a compiled "
+    "one 1.6 to 2.0 times; compile=True compiles it, a minute for every number of layers, once on this machine"
+)
 
 
 class INCQuaLAMiniLMForQuestionAnswering(HubModel):
@@ -61,9 +64,14 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
         config: Configuration of the model.
         quantization: How the model was quantized.
         files: The files that the graph was read from, which `save_pretrained` copies.
+        buckets: Options of the buckets, True for the defaults, False for none. With buckets the rows of a batch run in
+            groups of about the same length, instead of all at the longest row's. Only `length_multiple`,
+            `longest_bucket` and `batch_tokens` apply, since the graph runs any shape: a group is padded to its longest
+            row, and has any number of rows that fit `batch_tokens`.
 
     Raises:
         BackendError: If the graph's inputs or outputs are not those that the configuration asks for.
+        ConfigurationError: If `buckets` are no `BucketOptions`, or set an option that does not apply.
     """
 
     leaves_padding_out = True  # for those who report at what length it runs
@@ -78,9 +86,14 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
         *,
         quantization: INCQuaLAConfig,
         files: tuple[Path, Path],
+        buckets: BucketOptions | bool | None = None,
     ) -> None:
         _check_graph(graph, config)
         self.config = config
+        self.buckets = BucketOptions.parse(buckets)
+        if self.buckets is not None:
+            self.buckets.check_any_shape()
+            self.buckets = self.buckets.up_to(position_capacity(self))
         self.quantization = quantization
         self.files = files
         self.num_int8_layers = use_int8_kernels(graph)
@@ -96,10 +109,7 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
                 "this CPU has no VNNI, so sums of int8 products may overflow and answers may be wrong; quantize with "
                 "--backend openvino, which has an overflow fix"
             )
-        self._graph = graph
-        self._programs: dict[int | None, Program] = {}
-        self.compiled_exits: set[int | None] = set()
-        self._lock = threading.Lock()
+        self.programs = Programs(graph)
         self._budget: LengthConfig | None = None
 
     @property
@@ -111,6 +121,11 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
     def threads(self) -> int:
         """Threads that a call runs on."""
         return torch.get_num_threads()
+
+    @property
+    def compiled_exits(self) -> set[int | None]:
+        """Numbers of layers, None for all, that are compiled for as many threads as torch has now."""
+        return self.programs.compiled_exits
 
     def set_budget(
         self, budget: Any = None, *, max_latency_ms: float | None = None, max_f1_loss: float | None = None
@@ -143,7 +158,7 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
     ) -> QuestionAnsweringModelOutput:
         """Score every token as the start and as the end of the answer.
 
-        Padding that all rows share is left out.
+        Padding that all rows share is left out; with buckets, nearly all is.
 
         Args:
             input_ids: Token ids, as a tensor or an array. *Shape:* `(batch_size, sequence_length)`
@@ -163,25 +178,57 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
         """
         chosen = self._budget if budget is None else self.config.resolve_budget(budget)
         given = read_inputs(self, input_ids, attention_mask, token_type_ids)
-        width = int(real_lengths(given["attention_mask"]).max(initial=1))
-        inputs: dict[str, NDArray[Any]] = {name: array[:, :width] for name, array in given.items()}
-        inputs[SIZES_INPUT] = plan_sizes(inputs["input_ids"], inputs["attention_mask"], self.config, chosen)
-        inputs[RETENTION_INPUT] = retention_of(chosen, self.config.dropping_layers)
-        program = self._program(None if chosen is None else chosen.exit_layer)
-        with torch.inference_mode():
-            results: tuple[Tensor, ...] = program(*graph_inputs(inputs, self.config).values())
-        logits = [pad_logits(values.numpy(), given["input_ids"].shape[1]) for values in results]
+        shape = given["input_ids"].shape
+        if self.buckets is None:
+            width = int(real_lengths(given["attention_mask"]).max(initial=1))
+            logits = [pad_logits(values, shape[1]) for values in self._run(given, chosen, width)]
+        else:
+            results: dict[str, NDArray[Any]] = {}
+            for group in group_rows(given["attention_mask"], self.buckets, any_shape=True):
+                rows = {name: array[group.rows] for name, array in given.items()}
+                for name, values in zip(("start", "end"), self._run(rows, chosen, group.bucket), strict=True):
+                    place_logits(results, name, values, group.rows, shape)
+            logits = [*results.values()]
         start_logits, end_logits = logits if isinstance(input_ids, np.ndarray) else map(torch.from_numpy, logits)
         return QuestionAnsweringModelOutput(start_logits=start_logits, end_logits=end_logits)
 
     __call__ = forward
+
+    def _run(
+        self, given: dict[str, NDArray[Any]], budget: LengthConfig | None, width: int
+    ) -> list[NDArray[np.float32]]:
+        """Return the logits of rows without what is behind their first `width` tokens."""
+        inputs = {name: array[:, :width] for name, array in given.items()}
+        inputs[SIZES_INPUT] = plan_sizes(inputs["input_ids"], inputs["attention_mask"], self.config, budget)
+        inputs[RETENTION_INPUT] = retention_of(budget, self.config.dropping_layers)
+        program = self.programs.choose(None if budget is None else budget.exit_layer, width)
+        with torch.inference_mode():
+            results: tuple[Tensor, ...] = program(*graph_inputs(inputs, self.config).values())
+        return [values.numpy() for values in results]
+
+    def fill_batch(self, lengths: Sequence[int]) -> int:
+        """Say how many sequences to run in one call; `predict` and `evaluate` ask.
+
+        Args:
+            lengths: Tokens of the sequences that wait, longest first; at most as many as the caller wants in a call.
+
+        Returns:
+            How many of the first ones. With buckets these belong to one bucket and fit `batch_tokens`; without them it
+            is all.
+        """
+        return len(lengths) if self.buckets is None else self.buckets.fill(lengths)
 
     def compile(self, budgets: Sequence[Any] | None = None, cache_dir: str | Path | None = None) -> None:
         """Replace what runs by machine code for this CPU, which torch's inductor makes.
 
         A C++ compiler takes about a minute for every number of layers that the budgets run. The result is kept in a
         cache of this machine, from where another process has it in a second. It is made for the threads that torch has
-        now, so set them before.
+        now: under another number calls run uncompiled until `compile` is called again. Calls of a single token run
+        uncompiled, too.
+
+        A compiled call holds Python's lock until it ends, which uncompiled ones give away while they compute: the
+        compiled calls of one process run one at a time and hold up its other Python threads. Use processes for a
+        server.
 
         Args:
             budgets: Budgets to compile for, as in `set_budget`; full length and all named ones if None. Those that
@@ -189,7 +236,8 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
             cache_dir: The cache; `default_compile_cache` if None. Its files hold code, so nobody else may write there.
 
         Raises:
-            BackendError: If there is no C++ compiler, or the graph cannot be compiled.
+            BackendError: If there is no C++ compiler, the graph cannot be compiled, or the cache cannot be made or
+                written. A file of the cache that does not load is compiled again in its place.
             CheckpointError: If the files that the model was loaded from are gone or damaged.
             LengthConfigError: If a budget does not fit the model.
             UnknownBudgetError: If the model has no budget of that name.
@@ -197,31 +245,18 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
         chosen = [None, *(self.config.budgets or {})] if budgets is None else budgets
         resolved = [None if budget is None else self.config.resolve_budget(budget) for budget in chosen]
         cache = default_compile_cache() if cache_dir is None else Path(cache_dir)
-        graph = None
-        for exit_layer in {None if budget is None else budget.exit_layer for budget in resolved}:
-            if exit_layer in self.compiled_exits:
-                continue
+        threads = self.threads
+        read = functools.cache(lambda: read_graph(*self.files))  # as it was, without the kernels
+        for exit_layer in {None if budget is None else budget.exit_layer for budget in resolved} - self.compiled_exits:
             file = program_file(cache, self._existing_files(), exit_layer)
-            if not file.is_file():
-                graph = read_graph(*self.files) if graph is None else graph  # as it was, without the kernels
-                compile_program(cut_graph(graph, logit_names(exit_layer)), self.config, file)
-            program = load_program(file, self.config)
-            with self._lock:
-                self._programs[exit_layer] = program
-                self.compiled_exits.add(exit_layer)
+            program = provide_program(file, self.config, read, logit_names(exit_layer))
+            self.programs.add(exit_layer, threads, program)
 
     def _existing_files(self) -> tuple[Path, Path]:
         for file in self.files:
             if not file.is_file():
                 raise CheckpointError(f"{file}, which the model was loaded from, is gone; load it again")
         return self.files
-
-    def _program(self, exit_layer: int | None) -> Program:
-        """Return the graph without the layers that do not run."""
-        with self._lock:
-            if exit_layer not in self._programs:
-                self._programs[exit_layer] = cut_graph(self._graph, logit_names(exit_layer))
-            return self._programs[exit_layer]
 
     def can_generate(self) -> bool:
         """Tell pipelines that this is no generator of text."""
@@ -249,23 +284,32 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
 
     @classmethod
     def from_pretrained(
-        cls, model_id: str | Path, *, config: QuaLAMiniLMConfig | None = None, **kwargs: Any
+        cls,
+        model_id: str | Path,
+        *,
+        config: QuaLAMiniLMConfig | None = None,
+        buckets: BucketOptions | bool | None = None,
+        compile: bool = False,  # noqa: A002  # as in OpenVINO
+        **kwargs: Any,
     ) -> INCQuaLAMiniLMForQuestionAnswering:
         """Load a model that `INCQuaLAQuantizer` saved. Nothing in its files is executed.
 
         Args:
             model_id: Folder or repository id. The graph may be in its sub-folder `inc`.
             config: Configuration to use instead of the stored one.
-            kwargs: `cache_dir`, `force_download`, `local_files_only`, `token`, `revision`, `subfolder`.
+            buckets: See the class.
+            compile: Call `compile` for full length and all named budgets.
+            kwargs: `cache_dir`, `force_download`, `local_files_only`, `token`, `revision`, `subfolder`. They are for
+                the model's files; what is compiled goes to `default_compile_cache`.
 
         Returns:
             The model.
 
         Raises:
             BackendError: If there is no such model, it is one for another back end, or another version of torch wrote
-                it and this one lacks an operator of it.
+                it and this one lacks an operator of it; or as in `compile`.
             CheckpointError: If the files are damaged or of different models.
-            ConfigurationError: If an argument is unknown.
+            ConfigurationError: If an argument is unknown, or as in the class.
         """
         hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         if unknown := sorted(set(kwargs) - set(HUB_ARGUMENTS)):
@@ -288,7 +332,13 @@ class INCQuaLAMiniLMForQuestionAnswering(HubModel):
                 ) from error
             raise
         config = AutoConfig.from_pretrained(model_id, **hub) if config is None else config
-        return cls(graph, config, quantization=quantization, files=(file, weights))  # type: ignore[arg-type]
+        files: Any = (file, weights)
+        model = cls(graph, config, quantization=quantization, files=files, buckets=buckets)
+        if compile:
+            model.compile()
+        elif model.num_int8_layers:  # else a warning has said how it runs
+            logger.info(_UNCOMPILED)
+        return model
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write the graph, its weights, config.json and inc_config.json.

@@ -7,22 +7,27 @@ a model never holds any, so loading a model from elsewhere runs none.
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from huggingface_hub import constants
 from torch import Tensor, fx, nn
+from transformers.utils import logging
 
 from optimum_qala.errors import BackendError
+from optimum_qala.inference.inc_graph import cut_graph
 from optimum_qala.models.budget_choice import cpu_name
 from optimum_qala.models.configuration_quala_minilm import QuaLAMiniLMConfig
 from optimum_qala.quantization.inc_export import input_names, trace_program
 from optimum_qala.version import __version__
 
 
-__all__ = ["Program", "compile_program", "default_compile_cache", "load_program", "program_file"]
+__all__ = ["Program", "compile_program", "default_compile_cache", "load_program", "program_file", "provide_program"]
+
+logger = logging.get_logger(__name__)
 
 Program = Callable[..., tuple[Tensor, ...]]
 
@@ -67,23 +72,57 @@ def program_file(cache: Path, files: tuple[Path, Path], exit_layer: int | None) 
     return cache / f"{digest.hexdigest()}.pt2"
 
 
+def provide_program(
+    file: Path, config: QuaLAMiniLMConfig, read: Callable[[], fx.GraphModule], outputs: Sequence[str]
+) -> Program:
+    """Load a program from the cache. Where it is missing or does not load, compile it first.
+
+    Args:
+        file: Its file in the cache, as `program_file` names it.
+        config: Configuration of the model.
+        read: Reads the graph as it was stored, without the kernels of `use_int8_kernels`; called if it is compiled.
+        outputs: Names of the outputs that are wanted.
+
+    Returns:
+        The program, as `load_program` gives it.
+
+    Raises:
+        BackendError: If it does not load although it was just compiled, or as in `compile_program`.
+    """
+    if os.path.isfile(file):  # unlike Path.is_file, no error where the folder may not be searched
+        try:
+            return load_program(file, config)
+        except BackendError as error:
+            logger.warning(f"{error}; compiling it again")
+    compile_program(cut_graph(read(), outputs), config, file)
+    return load_program(file, config)
+
+
 def compile_program(graph: fx.GraphModule, config: QuaLAMiniLMConfig, file: Path) -> None:
     """Compile a graph, which takes about a minute, and keep it in the cache.
 
     Args:
         graph: The graph as it was read, without the kernels of `use_int8_kernels`, cut to the outputs that are wanted.
         config: Configuration of the model.
-        file: Its file in the cache, as `program_file` names it.
+        file: Its file in the cache, as `program_file` names it. What is there is replaced.
 
     Raises:
-        BackendError: If there is no C++ compiler, or inductor cannot compile the graph.
+        BackendError: If there is no C++ compiler, inductor cannot compile the graph, or the cache cannot be made or
+            written.
     """
     _check_compiler()
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=file.parent) as folder:  # other processes may compile it, too
-        package = Path(folder) / file.name
-        _compile(graph, config, package)
-        package.replace(file)
+    cache = file.parent
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=cache) as folder:  # other processes may compile it, too
+            package = Path(folder) / file.name
+            _compile(graph, config, package)
+            package.replace(file)
+    except OSError as error:
+        raise BackendError(
+            f"{cache}, the cache of compiled programs, cannot be written ({error}); name another folder by cache_dir "
+            "of compile(), or set the environment variable HF_HOME"
+        ) from error
 
 
 def load_program(file: Path, config: QuaLAMiniLMConfig) -> Program:
@@ -94,11 +133,20 @@ def load_program(file: Path, config: QuaLAMiniLMConfig) -> Program:
         config: Configuration of the model.
 
     Returns:
-        The program, which takes what the graph takes, in any shape. Threads may share it.
+        The program, which takes what the graph takes, in any shape of two tokens or more. Threads may share it.
+
+    Raises:
+        BackendError: If the file is damaged, or its code does not load here.
     """
     from torch._inductor import aoti_load_package
 
-    program = aoti_load_package(str(file))
+    try:
+        program = aoti_load_package(str(file))
+    except Exception as error:  # RuntimeError or what its parser of the archive raises
+        reason = str(error).strip().splitlines()
+        raise BackendError(
+            f"{file}, a compiled program, does not load ({reason[0] if reason else type(error).__name__})"
+        ) from error
     names = input_names(config)
     return lambda *inputs: tuple(program(dict(zip(names, inputs, strict=True))))
 

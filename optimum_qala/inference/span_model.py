@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,9 +68,7 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
         if options is not None:
             ov_config = options.runtime_settings(ov_config)
             self.config = config
-            positions = position_capacity(self)
-            longest = min((length for length in (options.longest_bucket, positions) if length), default=None)
-            options = replace(options, longest_bucket=longest)
+            options = options.up_to(position_capacity(self))
         self.buckets = options
         self._runner: BucketedRunner | None = None
         self._compiled: dict[int | None, Any] = {}
@@ -150,11 +147,7 @@ class OVSpanModel(OVModelForQuestionAnswering):  # type: ignore[misc]
             How many of the first ones. With buckets these belong to one bucket and fill its bulk batch, once for each
             stream; without them it is all.
         """
-        if self.buckets is None:
-            return len(lengths)
-        bucket = self.buckets.bucket(lengths[0])
-        most = self.buckets.rows(bucket)[0] * self.runner.num_streams
-        return sum(self.buckets.bucket(length) == bucket for length in lengths[:most])
+        return len(lengths) if self.buckets is None else self.buckets.fill(lengths, self.runner.num_streams)
 
     def warm_up(
         self,

@@ -39,9 +39,7 @@ def test_models_run_compiled_and_say_so(
     monkeypatch.setattr(inc_compile.constants, "HF_HOME", str(compile_cache.parent.parent))
     called = []
     load_program = inc_compile.load_program
-    monkeypatch.setattr(
-        "optimum_qala.inference.inc.load_program", lambda *given: _counting(load_program(*given), called)
-    )
+    monkeypatch.setattr(inc_compile, "load_program", lambda *given: _counting(load_program(*given), called))
     sizes = ("--batch-size", 1, "--repeats", 1, "--num-windows", 2, "--bulk", "--json")
     measured = qala(
         *("benchmark", "--model", inc_folder, "--peer", tiny_folder, "--data", tiny_data, "--compile"),

@@ -140,3 +140,46 @@ def test_padding_is_read_back():
     assert padding_multiple(BucketOptions(length_multiple=16).padding) == 16
     for other in ("longest", "fixed 384", "multiple of", "16", "", None):
         assert padding_multiple(other) is None
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "bucket", "expected"), [(0, 32, []), (3, 32, [3]), (4, 32, [4]), (9, 32, [4, 4, 1]), (2, 300, [1, 1])]
+)
+def test_any_number_of_rows_is_split_without_filling_up(num_rows, bucket, expected):
+    assert BucketOptions(batch_tokens=128).split_exactly(num_rows, bucket) == expected
+
+
+@pytest.mark.parametrize(
+    ("lengths", "num_streams", "expected"), [([64, 40, 33, 32], 1, 2), ([64, 40, 33, 32], 2, 3), ([20, 20], 1, 2)]
+)
+def test_calls_are_filled_from_one_bucket(lengths, num_streams, expected):
+    assert BucketOptions(batch_tokens=128).fill(lengths, num_streams) == expected
+
+
+@pytest.mark.parametrize(
+    ("longest", "positions", "expected"), [(None, None, None), (None, 128, 128), (64, 128, 64), (256, 128, 128)]
+)
+def test_buckets_end_where_the_model_does(longest, positions, expected):
+    options = BucketOptions(longest_bucket=longest, length_multiple=16)
+    assert options.up_to(positions) == BucketOptions(longest_bucket=expected, length_multiple=16)
+
+
+@pytest.mark.parametrize(
+    ("option", "advice"),
+    [
+        ({"batch_sizes": (1, 2)}, ""),
+        ({"max_graphs": 8}, ""),
+        ({"performance_hint": "throughput"}, ""),
+        ({"cache_dir": "graphs"}, r"; compile\(\) takes one for what it makes"),
+        ({"threads": 2}, r"; call torch\.set_num_threads"),
+    ],
+    ids=str,
+)
+def test_options_of_fixed_shapes_are_refused_for_any_shape(option, advice):
+    (name,) = option
+    message = (
+        rf"^{name} .* has no effect on a model of Intel Neural Compressor, .* runs any shape; leave it out{advice}$"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        BucketOptions(**option).check_any_shape()
+    BucketOptions(length_multiple=8, longest_bucket=64, batch_tokens=512).check_any_shape()

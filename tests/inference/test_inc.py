@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from optimum_qala import INCQuaLAMiniLMForQuestionAnswering
+from optimum_qala import BucketOptions, INCQuaLAMiniLMForQuestionAnswering
 from optimum_qala._compat import is_available
 from optimum_qala.errors import (
     BackendError,
@@ -20,7 +20,8 @@ from optimum_qala.errors import (
     LengthConfigError,
     UnknownBudgetError,
 )
-from optimum_qala.inference import inc, int8_kernels
+from optimum_qala.inference import inc, inc_programs, int8_kernels
+from optimum_qala.inference.grouping import real_lengths
 from optimum_qala.inference.inc_graph import cut_graph
 from optimum_qala.models.budget_choice import cpu_name
 from tests.inc_models import quantize_tiny
@@ -96,12 +97,12 @@ def test_budget_changes_the_logits(model):
 def test_all_linear_layers_run_in_int8(model, torch_model):
     num_linear = sum(isinstance(module, torch.nn.Linear) for module in torch_model.modules())
     assert model.num_int8_layers == num_linear - 1, "nobody reads the span head before the first layer"
-    assert not any("linear.default" in str(node.target) for node in model._program(None).graph.nodes)
+    assert not any("linear.default" in str(node.target) for node in model.programs.cut(None).graph.nodes)
 
 
 def test_exit_runs_fewer_layers(model):
     for exit_layer in (None, 2, 1):
-        targets = [str(node.target) for node in model._program(exit_layer).graph.nodes]
+        targets = [str(node.target) for node in model.programs.cut(exit_layer).graph.nodes]
         attention = sum("scaled_dot_product_attention" in target for target in targets)
         assert attention == (exit_layer or model.config.num_hidden_layers)
 
@@ -155,7 +156,7 @@ def test_threads_may_make_the_first_calls_at_different_exits(model, monkeypatch)
         time.sleep(0.05)  # long enough for every other thread to come
         return cut_graph(graph, outputs)
 
-    monkeypatch.setattr(inc, "cut_graph", cut_slowly)
+    monkeypatch.setattr(inc_programs, "cut_graph", cut_slowly)
     budgets = ["full", "shallow", "1,1,1@1"]
     calls = [(batch_of(seed, 1 + seed % 3, 20 + 3 * seed, model), budgets[seed % 3]) for seed in range(12)]
 
@@ -241,6 +242,72 @@ class TestBudgets:
     def test_latency_that_nobody_measured_is_named(self, model):
         with pytest.raises(UnknownBudgetError, match="latency measured for inc on"):
             model.set_budget(max_latency_ms=5.0)
+
+
+class TestBuckets:
+    @pytest.fixture
+    def shapes(self, monkeypatch):
+        """Batches that the programs of any model were given."""
+        seen, choose = [], inc_programs.Programs.choose
+
+        def record(programs, *arguments):
+            program = choose(programs, *arguments)
+            return lambda *inputs: seen.append(tuple(inputs[0].shape)) or program(*inputs)
+
+        monkeypatch.setattr(inc_programs.Programs, "choose", record)
+        return seen
+
+    def load(self, folder, **options):
+        return INCQuaLAMiniLMForQuestionAnswering.from_pretrained(folder, buckets=BucketOptions(**options))
+
+    @pytest.mark.parametrize("budget", ["full", *BUDGETS])
+    def test_rows_run_at_about_their_own_length(self, model, folder, shapes, budget):
+        batch = batch_of(8, 7, 100, model)
+        padded = {name: torch.nn.functional.pad(values, (0, 20)) for name, values in batch.items()}
+        expected = model(**padded, budget=budget)
+        assert shapes == [(7, 100)]
+        shapes.clear()
+        found = self.load(folder, length_multiple=16)(**padded, budget=budget)
+        assert found.start_logits.shape == (7, 120)
+        assert distances(found, expected, padded["attention_mask"]).max() < 1e-3
+        lengths = real_lengths(batch["attention_mask"].numpy())
+        groups = {}
+        for length in lengths.tolist():
+            groups.setdefault(-(-length // 16), []).append(length)
+        assert shapes == [(len(rows), max(rows)) for _, rows in sorted(groups.items(), reverse=True)]
+        assert len(shapes) > 2
+        assert (found.end_logits[padded["attention_mask"] == 0] == -1e4).any()
+
+    def test_options_make_the_groups(self, folder, shapes, model):
+        batch = batch_of(9, 5, 60, model)
+        full = {name: values[:1].expand(5, -1) for name, values in batch.items()}
+        for options, expected in (
+            ({}, [(5, 60)]),
+            ({"batch_tokens": 128}, [(2, 60), (2, 60), (1, 60)]),
+            ({"batch_tokens": 120}, [(1, 60)] * 5),
+            ({"batch_tokens": 120, "length_multiple": 60}, [(2, 60), (2, 60), (1, 60)]),
+        ):
+            shapes.clear()
+            self.load(folder, **options)(**full)
+            assert shapes == expected
+        with pytest.raises(ConfigurationError, match="60 tokens does not fit the longest bucket of 59"):
+            self.load(folder, longest_bucket=59)(**full)
+
+    def test_arrays_give_arrays(self, model, folder):
+        batch = {name: values.numpy() for name, values in batch_of(5, 3, 40, model).items()}
+        bucketed = INCQuaLAMiniLMForQuestionAnswering.from_pretrained(folder, buckets=True)
+        assert bucketed.buckets == BucketOptions(longest_bucket=128)
+        assert isinstance(bucketed(**batch).start_logits, np.ndarray)
+
+    def test_calls_are_filled_by_tokens(self, model, folder):
+        assert model.fill_batch([90, 88, 40]) == 3
+        assert self.load(folder).fill_batch([90, 88, 40]) == 2
+
+    def test_options_without_effect_are_refused(self, folder):
+        with pytest.raises(ConfigurationError, match="^max_graphs 8 has no effect on a model of Intel Neural"):
+            self.load(folder, max_graphs=8)
+        with pytest.raises(ConfigurationError, match="buckets 32 are neither BucketOptions nor True or False"):
+            INCQuaLAMiniLMForQuestionAnswering.from_pretrained(folder, buckets=32)
 
 
 class TestBadInputs:
