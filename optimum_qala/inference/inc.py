@@ -45,10 +45,10 @@ __all__ = ["INCQuaLAMiniLMForQuestionAnswering"]
 
 logger = logging.get_logger(__name__)
 
-# Measured in docs/results/quantization.
+# The ratios are those of docs/results/quantization/README.md.
 _UNCOMPILED = (
-    "the model runs uncompiled, on the int8 kernels of torch: 1.2 to 1.6 times as fast as in float32, and a compiled "
-    "one 1.6 to 2.0 times; compile=True compiles it, a minute for every number of layers, once on this machine"
+    "the model runs uncompiled, on the int8 kernels of torch: 1.3 to 1.7 times as fast as in float32, and a compiled "
+    "one more than twice as fast; compile=True compiles it, a minute for each number of layers, once on this machine"
 )
 
 
