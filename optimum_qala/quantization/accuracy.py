@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from optimum_qala.models.configuration_quala_minilm import FULL_BUDGET, QuaLAMiniLMConfig
@@ -19,8 +19,9 @@ def score_budgets(
     records: list[Any],
     window_options: WindowOptions | None,
     report: Callable[[str], Any],
+    budgets: Iterable[str] = (),
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Score several models that have the same budgets.
+    """Score several models that have the same budgets, at full length and at all of these.
 
     Args:
         models: Kind, for example "int8", to model.
@@ -28,13 +29,14 @@ def score_budgets(
         records: Questions with answers.
         window_options: How contexts are cut.
         report: Called with a line of text for each score.
+        budgets: More budgets to score at: ratios, for example, which have no name.
 
     Returns:
-        Budget -> kind -> F1 and EM in percent.
+        Budget, as it was given -> kind -> F1 and EM in percent.
     """
     accuracy: dict[str, dict[str, dict[str, float]]] = {}
     named = next(iter(models.values())).config.budgets or {}
-    for budget in dict.fromkeys((FULL_BUDGET, *named)):
+    for budget in dict.fromkeys((FULL_BUDGET, *named, *budgets)):
         for kind, model in models.items():
             scores = evaluate(model, tokenizer, records, budget=budget, window_options=window_options)
             kept = {"f1": float(scores["f1"]), "em": float(scores["exact_match"])}

@@ -55,7 +55,8 @@ class OVQuaLAConfig:
         overflow_fix: "enable" gives weights 7 bits, which CPUs without VNNI need; "disable" 8 bits; "auto" looks at
             the CPU that quantizes.
         fast_bias_correction: Correct the biases layer by layer; False runs the slower, exact correction.
-        budgets: Budgets to calibrate at; None takes full length and every named budget of the model.
+        budgets: Budgets to calibrate at, and to score besides full length and every named budget of the model; None
+            takes these.
         quantize_embeddings: Store the embedding tables in 8 bits, which halves the file of a small model.
         ignored_names: Names of operations to keep in float.
         ignored_patterns: Regular expressions of such names.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -114,9 +114,9 @@ class INCQuaLAQuantizer:
             records: Questions to calibrate with, of the training set: whatever `iter_records` takes.
             save_directory: New folder for the model, its tokenizer and inc_config.json.
             config: How to quantize; `INCQuaLAConfig()` by default.
-            validation_records: Questions on which to score every budget, in float32 and in int8. The int8 scores
-                replace those of the budgets in config.json, which otherwise stay those of the model given. Latencies
-                of the model given are removed from config.json in any case.
+            validation_records: Questions on which to score full length, every named budget and those of `config`, in
+                float32 and in int8. The int8 scores replace those of the budgets in config.json, which otherwise stay
+                those of the model given. Latencies of the model given are removed from config.json in any case.
             validation_name: What config.json calls these questions.
             window_options: How contexts are cut.
             progress: Called with a line of text at every step.
@@ -188,17 +188,23 @@ class INCQuaLAQuantizer:
                 layers = [name for name in _linear_layers(model) if name not in ignored]
                 record = _make_accurate(
                     job,
-                    {"float32": self.model if learned is None or learned.record.weight_bits == 8 else model},
+                    {"float32": self._in_float32() if learned is None or learned.record.weight_bits == 8 else model},
                     ignored,
-                    rank=lambda: rank_by_sensitivity(model, samples[:RANKING_SAMPLES], layers),
+                    rank=lambda scored: rank_by_sensitivity(model, samples[:RANKING_SAMPLES], layers, scored),
                     num_layers=len(layers),
-                    score=lambda models: score_budgets(models, self.tokenizer, validation, window_options, report),
+                    score=lambda models: score_budgets(
+                        models, self.tokenizer, validation, window_options, report, config.budgets or ()
+                    ),
                     report=report,
                 )
             self._save_config(
                 graph_config, record, validation_name or f"{len(validation or ())} validation questions", folder
             )
         return INCQuaLAMiniLMForQuestionAnswering.from_pretrained(output)
+
+    def _in_float32(self) -> QuaLAMiniLMForQuestionAnswering:
+        """Return what int8 is compared with: a copy where the model is of another type."""
+        return self.model if self.model.dtype == torch.float32 else copy.deepcopy(self.model).float()
 
     def _save_config(
         self, graph_config: QuaLAMiniLMConfig, record: INCQuaLAConfig, validation_name: str, folder: Path
@@ -261,7 +267,7 @@ def _make_accurate(
     float32: dict[str, Any],
     ignored: list[str],
     *,
-    rank: Callable[[], list[str]],
+    rank: Callable[[Iterable[str]], list[str]],
     num_layers: int,
     score: Callable[[dict[str, Any]], Accuracy],
     report: Callable[[str], Any],
@@ -279,7 +285,7 @@ def _make_accurate(
     def attempt(count: int) -> Accuracy:
         if count and not ranking:
             report(f"ranking {num_layers} linear layers by what int8 in each of them does to the answers")
-            ranking.extend(rank())
+            ranking.extend(rank(expected))
         records.clear()  # of the model that is overwritten
         records[count] = job.make(in_float(count))
         int8 = score({"int8": INCQuaLAMiniLMForQuestionAnswering.from_pretrained(job.folder)})

@@ -58,12 +58,13 @@ class INCQuaLAConfig:
             `model.named_modules()`, for example r"layer\.0\.output\.dense".
         quantize_embeddings: Store the embedding tables in 8 bits, a scale for each row, which halves the file of a
             small model. Intel Neural Compressor leaves them in float; this package does it.
-        budgets: Budgets to calibrate at; None takes full length and every named budget of the model.
+        budgets: Budgets to calibrate at, and to score besides full length and every named budget of the model; None
+            takes these.
         drop_layers: "model" exports a graph in which every layer of the model's configuration may drop tokens;
             "budgets" only the layers in which its budgets do, which is faster, but takes no other budgets.
-        tolerable_loss: How much F1 int8 may lose on the validation questions against float32, at full length and at
-            every named budget. If it loses more, linear layers fall back to float, the most sensitive first, until it
-            does not. None takes the first model as it comes.
+        tolerable_loss: How much F1 int8 may lose on the validation questions against float32, at full length, at
+            every named budget and at those of `budgets`. If it loses more, linear layers fall back to float, the most
+            sensitive at these budgets first, until it does not. None takes the first model as it comes.
         criterion: What `tolerable_loss` is: "relative", a share of float32's F1 at the same budget (0.01 is 1 %), or
             "absolute", points of F1.
         max_trials: At most so many models are made and scored.

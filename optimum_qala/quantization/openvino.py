@@ -99,9 +99,9 @@ class OVQuaLAQuantizer:
             records: Questions to calibrate with, of the training set: whatever `iter_records` takes.
             save_directory: New folder for the model, its tokenizer and openvino_quala_config.json.
             config: How to quantize; `OVQuaLAConfig()` by default.
-            validation_records: Questions on which to score every budget, in float32 and in int8. The int8 scores
-                replace those of the budgets in config.json, which otherwise stay those of the model given. Latencies
-                of the model given are removed from config.json in any case.
+            validation_records: Questions on which to score full length, every named budget and those of `config`, in
+                float32 and in int8. The int8 scores replace those of the budgets in config.json, which otherwise stay
+                those of the model given. Latencies of the model given are removed from config.json in any case.
             validation_name: What config.json calls these questions.
             window_options: How contexts are cut.
             progress: Called with a line of text at every step.
@@ -154,7 +154,8 @@ class OVQuaLAQuantizer:
             accuracy = {}
             if validation is not None:
                 models = {"float32": float_model, "int8": model}
-                accuracy = score_budgets(models, self.tokenizer, validation, window_options, report)
+                asked = config.budgets or ()
+                accuracy = score_budgets(models, self.tokenizer, validation, window_options, report, asked)
             name = validation_name or f"{len(validation or ())} validation questions"
             write_measurements(model.config, accuracy, name)
             model.quantization = replace(config, applied=applied, versions=_versions(), accuracy=accuracy)

@@ -6,6 +6,8 @@ best model even if none of them meets the tolerance. Here a tuning that fails sa
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,7 +137,10 @@ def _failure(
 
 
 def rank_by_sensitivity(
-    model: QuaLAMiniLMForQuestionAnswering, samples: Sequence[Mapping[str, Any]], names: Iterable[str]
+    model: QuaLAMiniLMForQuestionAnswering,
+    samples: Sequence[Mapping[str, Any]],
+    names: Iterable[str],
+    budgets: Iterable[str],
 ) -> list[str]:
     """Order linear layers by what int8 in each of them alone does to the answers.
 
@@ -146,12 +151,16 @@ def rank_by_sensitivity(
         model: The model in float.
         samples: Calibration windows, one a sample; keys that the model does not take are ignored.
         names: Names of linear layers, as in `model.named_modules()`.
+        budgets: Budgets to run the samples at, in turn: those at which int8 must not lose much.
 
     Returns:
-        The names, the most sensitive first.
+        The names, the most sensitive first; those that no budget reaches last.
     """
     names = list(names)
-    batches = [sample_tensors(sample, model.device) for sample in samples]
+    batches: list[dict[str, Any]] = [
+        {**sample_tensors(sample, model.device), "budget": budget}
+        for sample, budget in zip(samples, itertools.cycle(budgets), strict=False)
+    ]
     was_training = model.training
     model.eval()
     try:
@@ -159,9 +168,11 @@ def rank_by_sensitivity(
             ranges: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
             with _watching(model, ranges):
                 expected = [_logits(model, batch) for batch in batches]
-            damage = {}
-            for name in names:
-                lowest, highest = (sum(ends) / len(ends) for ends in zip(*ranges[name], strict=True))
+            damage = dict.fromkeys(names, -math.inf)  # rounding may leave others a little below 0
+            for name, extremes in ranges.items():
+                if not extremes:
+                    continue  # a span head where no budget drops tokens or exits
+                lowest, highest = (sum(ends) / len(ends) for ends in zip(*extremes, strict=True))
                 with _in_int8(model.get_submodule(name), min(lowest, 0.0), max(highest, 0.0)):
                     damage[name] = sum(
                         float(span_divergence(logits, _logits(model, batch), batch["attention_mask"]))
@@ -172,8 +183,8 @@ def rank_by_sensitivity(
     return sorted(names, key=damage.__getitem__, reverse=True)
 
 
-def _logits(model: QuaLAMiniLMForQuestionAnswering, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    output = model(**batch, budget="full")
+def _logits(model: QuaLAMiniLMForQuestionAnswering, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    output = model(**batch)
     return output.start_logits, output.end_logits
 
 

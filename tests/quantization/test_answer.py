@@ -19,6 +19,8 @@ from tests.quantization.conftest import WINDOWS, model_with_biases
 
 BUDGETS = {"late": {"retention": [1.0, 0.5, 0.5]}, "shallow": {"retention": [1.0, 0.5, 0.5], "exit_layer": 2}}
 
+RATIOS = "1,0.7,0.7"  # a budget without a name
+
 
 @pytest.fixture(scope="module")
 def answer_model(tiny_tokenizer):
@@ -35,7 +37,7 @@ def int8(answer_model, tiny_tokenizer, records, tmp_path_factory):
     OVQuaLAQuantizer(answer_model, tiny_tokenizer).quantize(
         records,
         folder,
-        config=OVQuaLAConfig(num_samples=6),
+        config=OVQuaLAConfig(num_samples=6, budgets=("full", "late", "shallow", RATIOS)),
         validation_records=records,
         window_options=WINDOWS,
     )
@@ -47,7 +49,7 @@ def test_budgets_keep_their_exits_and_are_scored(int8):
         "late": None,
         "shallow": 2,
     }
-    assert set(int8.quantization.accuracy) == {"full", "late", "shallow"}
+    assert set(int8.quantization.accuracy) == {"full", "late", "shallow", RATIOS}
     assert int8.quantization.applied["budgets"]["shallow"] == "1,0.5,0.5@2"
 
 

@@ -30,6 +30,8 @@ from tests.models.batches import make_batch
 from tests.quantization.conftest import BUDGETS, WINDOWS, model_with_biases
 
 
+RATIOS = "1,0.7"  # a budget without a name
+
 pytestmark = [
     pytest.mark.skipif(not is_available("neural-compressor"), reason="needs the extra neural-compressor"),
     pytest.mark.timeout(600),
@@ -57,7 +59,7 @@ def int8(torch_model, tiny_tokenizer, records, tmp_path_factory):
     model = INCQuaLAQuantizer(torch_model, tiny_tokenizer).quantize(
         records,
         folder,
-        config=INCQuaLAConfig(num_samples=6),
+        config=INCQuaLAConfig(num_samples=6, budgets=("full", *BUDGETS, RATIOS)),
         validation_records=records,
         validation_name="eight facts",
         window_options=WINDOWS,
@@ -104,7 +106,7 @@ def test_record_says_what_was_done(int8, torch_model):
     assert record.applied["drop_layers"] == [0, 1]
     assert record.applied["budgets"]["fast"] == "0.8,0.4"
     assert set(record.versions) == {"optimum-qala", "neural-compressor-pt", "torchao", "torch", "transformers"}
-    assert set(record.accuracy) == {"full", *BUDGETS}
+    assert set(record.accuracy) == {"full", *BUDGETS, RATIOS}
     budgets = json.loads((int8 / "config.json").read_text())["budgets"]
     assert budgets["fast"]["f1"] == record.accuracy["fast"]["int8"]["f1"]
     assert budgets["fast"]["dataset"] == "eight facts"
@@ -112,17 +114,36 @@ def test_record_says_what_was_done(int8, torch_model):
     assert torch_model.config.budgets["fast"]["latency_ms"], "the model given stays as it is"
 
 
+def scores_that_fall(losses, seen):
+    """Stand in for `score_budgets`: F1 of each int8 model at every budget, and the models that were scored."""
+    left = list(losses)
+
+    def score(models, *arguments):
+        seen.update(models)
+        (kind,) = models
+        f1 = 80.0 - (left.pop(0) if kind == "int8" else 0.0)
+        return {name: {kind: {"f1": f1, "em": 50.0}} for name in ("full", *BUDGETS, *arguments[-1])}
+
+    return score
+
+
 @pytest.mark.parametrize(
     ("scoring", "approach"), [("attention", "static"), ("answer", "static"), ("answer", "dynamic")]
 )
 @torch.no_grad()
-def test_other_token_scores_quantize_too(scoring, approach, tiny_tokenizer, records, tmp_path):
+def test_other_token_scores_quantize_too(scoring, approach, tiny_tokenizer, records, tmp_path, monkeypatch):
+    """Layers of a model with span heads, which full length does not run, are among those that may fall back."""
     torch.manual_seed(0)
     config = tiny_config(num_hidden_layers=2, vocab_size=len(tiny_tokenizer), token_scoring=scoring, budgets=BUDGETS)
     model = model_with_biases(config)
+    settings, validation = INCQuaLAConfig(approach, num_samples=6), None
+    if (scoring, approach) == ("answer", "static"):
+        monkeypatch.setattr(inc, "score_budgets", scores_that_fall([5.0, 0.5], {}))
+        settings, validation = INCQuaLAConfig(num_samples=6, tolerable_loss=0.01), records
     int8 = INCQuaLAQuantizer(model, tiny_tokenizer).quantize(
-        records, tmp_path / "int8", config=INCQuaLAConfig(approach, num_samples=6), window_options=WINDOWS
+        records, tmp_path / "int8", config=settings, validation_records=validation, window_options=WINDOWS
     )
+    assert len(int8.quantization.applied.get("trials", [])) == (2 if validation else 0)
     batch = make_batch([60, 33], vocab_size=config.vocab_size)
     assert relative_error(int8, model, batch)[0] < 0.15
     assert relative_error(int8, model, batch, "fast")[0] < 0.3
@@ -336,19 +357,17 @@ class TestTolerableLoss:
     """Which layers fall back is the model's affair; here the scores say how many must."""
 
     @pytest.fixture
-    def quantize(self, torch_model, tiny_tokenizer, records, tmp_path, exported, monkeypatch):
-        def run(*losses, **options):
-            left = list(losses)
+    def scored(self):
+        """The models that were scored, by kind."""
+        return {}
 
-            def score(models, *_):
-                (kind,) = models
-                f1 = 80.0 - (left.pop(0) if kind == "int8" else 0.0)
-                return {name: {kind: {"f1": f1, "em": 50.0}} for name in ("full", *BUDGETS)}
-
+    @pytest.fixture
+    def quantize(self, torch_model, tiny_tokenizer, records, tmp_path, exported, scored, monkeypatch):
+        def run(*losses, model=torch_model, **options):
             monkeypatch.setattr(inc, "export_graph", lambda *_: copy.deepcopy(exported))
-            monkeypatch.setattr(inc, "score_budgets", score)
+            monkeypatch.setattr(inc, "score_budgets", scores_that_fall(losses, scored))
             config = INCQuaLAConfig(num_samples=3, outlier_factor=None, quantize_embeddings=False, **options)
-            return INCQuaLAQuantizer(torch_model, tiny_tokenizer).quantize(
+            return INCQuaLAQuantizer(model, tiny_tokenizer).quantize(
                 records, tmp_path / "int8", config=config, validation_records=records, window_options=WINDOWS
             )
 
@@ -370,10 +389,25 @@ class TestTolerableLoss:
         assert len(record.applied["float_modules"]) == 4
         assert record.accuracy["full"]["int8"]["f1"] == 79.5
 
-    def test_failure_leaves_nothing_behind(self, quantize, tmp_path):
+    def test_failure_leaves_nothing_behind(self, quantize, tmp_path, monkeypatch):
+        """Neither does it stop before layers were ranked, at every budget that was scored."""
+        ranked = []
+
+        def rank(model, samples, names, budgets):
+            ranked.extend(budgets)
+            return names
+
+        monkeypatch.setattr(inc, "rank_by_sensitivity", rank)
         with pytest.raises(AccuracyError, match="of 2 int8 models none loses at most 1.00 % of F1; the best, with 1"):
-            quantize(5.0, 4.0, tolerable_loss=0.01, max_trials=2)
+            quantize(5.0, 4.0, tolerable_loss=0.01, max_trials=2, budgets=("fast", RATIOS))
         assert list(tmp_path.iterdir()) == []
+        assert ranked == ["full", *BUDGETS, RATIOS]
+
+    def test_float32_is_float32_whatever_the_model_is(self, quantize, torch_model, scored):
+        model = copy.deepcopy(torch_model).bfloat16()
+        quantize(0.0, model=model)
+        assert {parameter.dtype for parameter in scored["float32"].parameters()} == {torch.float32}
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
     def test_questions_to_score_are_needed(self, torch_model, tiny_tokenizer, records, tmp_path):
         with pytest.raises(ConfigurationError, match="tolerable_loss 0.01 needs validation records to be checked on"):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
+from optimum_qala import QuaLAMiniLMForQuestionAnswering
 from optimum_qala.errors import AccuracyError
 from optimum_qala.quantization.tuning import largest_loss, rank_by_sensitivity, tune
+from tests.conftest import tiny_config
 
 
 def accuracy(float32: float, int8: float, budget: str = "full"):
@@ -108,21 +112,28 @@ def test_failure_is_honest(options, message):
         Attempts(30.0).tune(0.5, **options)
 
 
-class TestRanking:
-    @pytest.fixture
-    def samples(self):
-        generator = torch.Generator().manual_seed(0)
-        return [
-            {
-                "input_ids": torch.randint(5, 100, (1, 20), generator=generator).index_fill_(
-                    1, torch.tensor([5, 19]), 3
-                ),
-                "attention_mask": torch.ones(1, 20, dtype=torch.int64),
-                "retention": None,
-            }
-            for _ in range(3)
-        ]
+@pytest.fixture(scope="module")
+def samples():
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {
+            "input_ids": torch.randint(5, 100, (1, 20), generator=generator).index_fill_(1, torch.tensor([5, 19]), 3),
+            "attention_mask": torch.ones(1, 20, dtype=torch.int64),
+            "retention": None,
+        }
+        for _ in range(3)
+    ]
 
+
+@pytest.fixture(scope="module")
+def answer_model():
+    """A model with a span head in every layer; read only."""
+    torch.manual_seed(0)
+    budgets = {"fast": {"retention": [1.0, 0.5, 0.5, 0.5]}}
+    return QuaLAMiniLMForQuestionAnswering(tiny_config(token_scoring="answer", budgets=budgets)).eval()
+
+
+class TestRanking:
     def names(self, model):
         return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
 
@@ -132,7 +143,7 @@ class TestRanking:
             tiny_model.get_submodule(ruined).weight[:, 0] = 1e3
             tiny_model.get_submodule("quala.encoder.layer.2.intermediate.dense").weight[0] = 0.0
             tiny_model.get_submodule("quala.encoder.layer.2.intermediate.dense").bias[0] = 0.0
-        ranking = rank_by_sensitivity(tiny_model, samples, self.names(tiny_model))
+        ranking = rank_by_sensitivity(tiny_model, samples, self.names(tiny_model), ["full"])
         assert sorted(ranking) == sorted(self.names(tiny_model))
         assert ranking[0] == ruined
 
@@ -141,12 +152,28 @@ class TestRanking:
         with torch.no_grad():  # a neuron of huge activations that nothing reads
             tiny_model.get_submodule("quala.encoder.layer.1.intermediate.dense").bias[0] = 1e4
             tiny_model.get_submodule(ruined).weight[:, 0] = 0.0
-        assert rank_by_sensitivity(tiny_model, samples, self.names(tiny_model))[0] == ruined
+        assert rank_by_sensitivity(tiny_model, samples, self.names(tiny_model), ["full"])[0] == ruined
 
     def test_model_is_as_it_was(self, tiny_model, samples):
         before = {name: tensor.clone() for name, tensor in tiny_model.state_dict().items()}
         tiny_model.train()
-        rank_by_sensitivity(tiny_model, samples, self.names(tiny_model))
+        rank_by_sensitivity(tiny_model, samples, self.names(tiny_model), ["full", "1,1,0.5,0.5"])
         assert tiny_model.training
         assert all(torch.equal(tensor, before[name]) for name, tensor in tiny_model.state_dict().items())
         assert not any(module._forward_pre_hooks for module in tiny_model.modules())
+
+    @pytest.mark.parametrize(
+        ("budgets", "unreached"),
+        [
+            (["full"], r"span_heads"),
+            (["full", "fast"], r"span_heads\.[023]"),
+            (["1,0.5,0.5,0.5@2"], r"span_heads\.[03]|layer\.[23]|qa_outputs"),
+            (["1,0.5,0.5,0.5@2", "full"], r"span_heads\.[03]"),
+        ],
+    )
+    def test_layers_that_no_budget_reaches_come_last(self, answer_model, samples, budgets, unreached):
+        names = self.names(answer_model)
+        ranking = rank_by_sensitivity(answer_model, samples, names, budgets)
+        assert sorted(ranking) == sorted(names)
+        last = {name for name in names if re.search(unreached, name)}
+        assert set(ranking[-len(last) :]) == last
